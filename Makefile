@@ -1,0 +1,47 @@
+# The two commands: `make demo` shows the main job on real kernels, `make test` runs every test.
+# Both install what they need (Debian packages) and keep downloads outside the tree.
+ARCH ?= x86_64
+DESTDIR ?=
+PREFIX ?= /usr
+
+.PHONY: help build demo test lab bench setup fmt install clean
+
+help:
+	@echo 'make demo            load, hot-add memory and a CPU, panic, capture, check: on a real kernel in QEMU'
+	@echo 'make test            all tests: format, lints, docs, unit and property tests, lab rounds in QEMU'
+	@echo 'make build           the static program, in target/dist/$(ARCH)/hotdump'
+	@echo 'make install         install it under $$DESTDIR$$PREFIX (with unit, udev rules, man pages)'
+	@echo 'make lab SCENARIO=x  one lab round; without SCENARIO, their list'
+	@echo 'make bench           guest instructions of hotdump load beside kexec-tools'
+
+# A linker is needed before anything of ours can run, so it cannot be xtask that installs it.
+cc:
+	@command -v cc >/dev/null || { apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev; }
+.PHONY: cc
+
+setup: cc
+	cargo xtask setup
+
+build: cc
+	cargo xtask build --arch $(ARCH)
+
+demo: cc
+	cargo xtask demo
+
+test: cc
+	cargo xtask test
+
+lab: cc
+	cargo xtask lab $(SCENARIO)
+
+bench: cc
+	cargo xtask bench load
+
+install: build
+	install -Dm755 target/dist/$(ARCH)/hotdump $(DESTDIR)$(PREFIX)/sbin/hotdump
+	install -Dm644 dist/hotdump.service $(DESTDIR)$(PREFIX)/lib/systemd/system/hotdump.service
+	install -Dm644 dist/98-hotdump.rules $(DESTDIR)$(PREFIX)/lib/udev/rules.d/98-hotdump.rules
+	for page in docs/man/*.8; do install -Dm644 $$page $(DESTDIR)$(PREFIX)/share/man/man8/$${page##*/}; done
+
+clean:
+	cargo clean
