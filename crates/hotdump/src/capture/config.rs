@@ -1,0 +1,151 @@
+//! What to capture to, and what to do afterwards: `/etc/hotdump/capture.toml` and `hotdump.*=` on the command line.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// Where the configuration lies inside the capture initramfs.
+pub(crate) const PATH: &str = "/etc/hotdump/capture.toml";
+
+/// What to do when the capture is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Action {
+    /// Restart the machine.
+    Reboot,
+    /// Switch the machine off.
+    Poweroff,
+    /// Stop the machine, leave it on.
+    Halt,
+    /// Start a shell, then restart the machine when it ends.
+    Shell,
+}
+
+impl Action {
+    const NAMES: [(&'static str, Self); 4] =
+        [("reboot", Self::Reboot), ("poweroff", Self::Poweroff), ("halt", Self::Halt), ("shell", Self::Shell)];
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = Self::NAMES.iter().find(|(_, action)| action == self).map_or("", |(name, _)| name);
+        f.write_str(name)
+    }
+}
+
+impl FromStr for Action {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::NAMES
+            .iter()
+            .find(|(name, _)| *name == text)
+            .map(|(_, action)| *action)
+            .ok_or_else(|| format!("\"{text}\" is no action: use reboot, poweroff, halt or shell"))
+    }
+}
+
+/// The filesystem that takes the dump.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub(crate) enum Target {
+    /// By the filesystem's UUID, as its superblock has it.
+    Uuid(String),
+    /// By the filesystem's label.
+    Label(String),
+    /// By the partition's UUID, as the kernel reports it in sysfs.
+    PartUuid(String),
+    /// By device path, under `/dev`.
+    Device(PathBuf),
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Uuid(id) => write!(f, "UUID={id}"),
+            Self::Label(label) => write!(f, "LABEL={label}"),
+            Self::PartUuid(id) => write!(f, "PARTUUID={id}"),
+            Self::Device(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+impl FromStr for Target {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || {
+            format!("\"{text}\" names no target: use UUID=..., LABEL=..., PARTUUID=... or a device below /dev")
+        };
+        let (kind, value) = match text.split_once('=') {
+            Some((kind, value)) if !kind.starts_with('/') => (kind, value),
+            _ if text.starts_with("/dev/") && !text.split('/').any(|part| part == "..") => {
+                return Ok(Self::Device(PathBuf::from(text)));
+            }
+            _ => return Err(wrong()),
+        };
+        match kind {
+            _ if value.is_empty() => Err(wrong()),
+            "UUID" => Ok(Self::Uuid(value.to_ascii_lowercase())),
+            "LABEL" => Ok(Self::Label(value.to_owned())),
+            "PARTUUID" => Ok(Self::PartUuid(value.to_ascii_lowercase())),
+            _ => Err(wrong()),
+        }
+    }
+}
+
+impl TryFrom<String> for Target {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Target> for String {
+    fn from(target: Target) -> Self {
+        target.to_string()
+    }
+}
+
+/// The capture configuration. Written by `hotdump initramfs`, read in the capture kernel.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub(crate) struct Config {
+    /// The filesystem to mount; none: capture can only print the log.
+    pub(crate) target: Option<Target>,
+    /// The filesystem's type; none: found from the superblock.
+    pub(crate) fs: Option<String>,
+    /// Directory below the target's root that takes the dumps.
+    pub(crate) path: PathBuf,
+    /// Once all is saved.
+    pub(crate) final_action: Action,
+    /// When not all could be saved.
+    pub(crate) failure_action: Action,
+    /// Modules to load, in this order: paths inside the initramfs.
+    pub(crate) modules: Vec<PathBuf>,
+    /// A command that saves the memory in place of hotdump; `{vmcore}` and `{output}` are replaced.
+    pub(crate) command: Vec<String>,
+    /// How long to wait for the target device, in seconds.
+    pub(crate) target_wait_seconds: u64,
+    /// Give up after so many seconds in which neither a process nor a disk did anything.
+    pub(crate) stall_seconds: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            target: None,
+            fs: None,
+            path: PathBuf::from("/var/crash"),
+            final_action: Action::Reboot,
+            failure_action: Action::Reboot,
+            modules: Vec::new(),
+            command: Vec::new(),
+            target_wait_seconds: 60,
+            stall_seconds: 600,
+        }
+    }
+}
