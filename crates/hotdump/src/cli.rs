@@ -1,0 +1,61 @@
+//! The command line of `hotdump`.
+
+use std::ffi::OsString;
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::{capture, exit, initramfs};
+
+/// kdump that stays true over CPU and memory hotplug
+#[derive(Debug, Parser)]
+#[command(name = "hotdump", version, after_help = exit::TABLE, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Write a small initramfs for the capture kernel
+    Initramfs(initramfs::Args),
+    /// Save the crashed kernel's memory (in the capture kernel)
+    Capture(capture::Args),
+}
+
+/// The definition of the command line, for man pages and completions.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+/// Parses `args` (without the program's name) and runs the command; returns the exit code.
+pub(crate) fn run(called_as: OsString, args: Vec<OsString>) -> u8 {
+    let cli = match Cli::try_parse_from(std::iter::once(called_as).chain(args)) {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    match cli.command {
+        Command::Initramfs(args) => finish(initramfs::run(&args)),
+        Command::Capture(args) => capture::run(&args),
+    }
+}
+
+/// Prints clap's answer: help and version are fine, all else is wrong usage.
+fn usage(error: &clap::Error) -> u8 {
+    // A closed pipe (`hotdump --help | head -1`) is no reason to fail.
+    let _ = error.print();
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => exit::OK,
+        _ => exit::FAILED,
+    }
+}
+
+fn finish(outcome: anyhow::Result<()>) -> u8 {
+    match outcome {
+        Ok(()) => exit::OK,
+        Err(error) => {
+            eprintln!("hotdump: {error:#}");
+            exit::FAILED
+        }
+    }
+}
