@@ -1,1 +1,354 @@
-//! host
+//! The live machine as kdump sees it.
+//!
+//! [`Host`] reads what the kernel says of the machine from `/proc` and `/sys`: who owns which physical memory, the
+//! crash reservations, the CPUs and where their registers are saved, the firmware's memory map, what is loaded. All
+//! paths lie below one root directory, so that a recorded machine can stand for the live one. Nothing is cached:
+//! each call looks anew.
+#![forbid(unsafe_code)]
+
+mod console;
+mod cpus;
+mod error;
+mod files;
+mod firmware;
+mod iomem;
+mod kcore;
+mod state;
+
+pub use console::SerialPort;
+pub use cpus::Cpus;
+pub use error::HostError;
+pub use firmware::{Efi, EfiRuntimeRegion, FirmwareKind, FirmwareRange, SetupData};
+pub use iomem::{Iomem, Resource};
+pub use kcore::Kcore;
+pub use state::{CrashHotplug, KexecState, Lockdown};
+
+use elfcorehdr::{Note, PhysAddr, PhysRange, RangeVec};
+use error::Fault;
+use files::{Root, decimal, hex, switch};
+use iomem::IomemFault;
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+
+/// The first megabyte. x86 keeps it out of crash headers: firmware and early boot code use it, and the capture kernel
+/// itself starts there.
+const FIRST_MIB: PhysRange = match PhysRange::new(PhysAddr(0), PhysAddr(1 << 20)) {
+    Some(range) => range,
+    None => unreachable!(),
+};
+
+/// The crash reservations (`crashkernel=`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reservations {
+    /// Where a crash kernel is loaded.
+    pub main: PhysRange,
+    /// A second one below 4 GiB, for devices that reach no higher, where `main` lies above.
+    pub low: Option<PhysRange>,
+}
+
+/// The running kernel's image in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KernelText {
+    /// Physical address of `_text`.
+    pub paddr: PhysAddr,
+    /// Virtual address of `_text`.
+    pub vaddr: u64,
+    /// Bytes to the image's end.
+    pub size: u64,
+}
+
+/// A machine: the live one, or a recording.
+#[derive(Clone, Debug)]
+pub struct Host {
+    root: Root,
+}
+
+impl Host {
+    /// The machine that this program runs on.
+    pub fn live() -> Self {
+        Self::at("/")
+    }
+
+    /// The machine whose `/proc` and `/sys` lie below `root`.
+    pub fn at(root: impl Into<PathBuf>) -> Self {
+        Self { root: Root::new(root.into()) }
+    }
+
+    /// Who owns which physical addresses.
+    pub fn iomem(&self) -> Result<Iomem, HostError> {
+        const PATH: &str = "/proc/iomem";
+        // Blanks at the start of the first line would count as nesting: the text is taken untrimmed.
+        let bytes = self.root.bytes(PATH, "is /proc mounted?")?;
+        Iomem::parse(&String::from_utf8_lossy(&bytes)).map_err(|fault| match fault {
+            IomemFault::Hidden => HostError::NeedRoot { path: self.root.path(PATH), shown: "zeros" },
+            IomemFault::Malformed(fault) => fault.in_file(&self.root.path(PATH)),
+        })
+    }
+
+    /// The crash reservations; `None` if the machine was booted without.
+    pub fn reservations(&self) -> Result<Option<Reservations>, HostError> {
+        match self.iomem()?.crash_reservations().as_slice() {
+            [] => Ok(None),
+            [main] => Ok(Some(Reservations { main: *main, low: None })),
+            [low, main] => Ok(Some(Reservations { main: *main, low: Some(*low) })),
+            more => {
+                let found = format!("{} \"Crash kernel\" ranges", more.len());
+                Err(Fault::new(&found, "at most a low and a high one")
+                    .in_file(&self.root.path("/proc/iomem")))
+            }
+        }
+    }
+
+    /// The machine's CPUs.
+    pub fn cpus(&self) -> Result<Cpus, HostError> {
+        let list = |name: &str| {
+            let path = format!("/sys/devices/system/cpu/{name}");
+            self.root.parsed(&path, "is /sys mounted?", cpus::parse_list)
+        };
+        Ok(Cpus { possible: list("possible")?, present: list("present")?, online: list("online")? })
+    }
+
+    /// Where the registers of CPU `cpu` are saved in a crash. The kernel tells only for CPUs that are present:
+    /// `None` for others.
+    pub fn crash_notes(&self, cpu: u32) -> Result<Option<Note>, HostError> {
+        let place = format!("/sys/devices/system/cpu/cpu{cpu}/crash_notes");
+        let Some(paddr) = self.root.optional_parsed(&place, hex)? else {
+            return Ok(None);
+        };
+        let size = self.root.parsed(&format!("{place}_size"), "", decimal)?;
+        Ok(Some(Note { paddr: PhysAddr(paddr), size }))
+    }
+
+    /// Where the kernel's vmcoreinfo note lies.
+    pub fn vmcoreinfo(&self) -> Result<Note, HostError> {
+        self.root.parsed(
+            "/sys/kernel/vmcoreinfo",
+            "a kernel without CONFIG_VMCORE_INFO cannot be dumped",
+            |text| {
+                let (paddr, size) =
+                    text.split_once(' ').ok_or_else(|| Fault::new(text, "an address and a size in hex"))?;
+                Ok(Note { paddr: PhysAddr(hex(paddr)?), size: hex(size.trim())? })
+            },
+        )
+    }
+
+    /// The firmware's memory map, lowest range first; empty where the kernel does not show it. The kernel adds
+    /// hot-added memory to it as `System RAM`.
+    pub fn firmware_memmap(&self) -> Result<Vec<FirmwareRange>, HostError> {
+        const PATH: &str = "/sys/firmware/memmap";
+        let mut map = Vec::new();
+        for number in self.root.numbered(PATH)? {
+            let entry = format!("{PATH}/{number}");
+            let text = |name| self.root.text(&format!("{entry}/{name}"), "");
+            let parsed = firmware::parse_memmap_entry(&text("start")?, &text("end")?, &text("type")?);
+            map.push(parsed.map_err(|fault| fault.in_file(&self.root.path(&entry)))?);
+        }
+        map.sort_by_key(|entry| entry.range);
+        Ok(map)
+    }
+
+    /// The boot parameters that the running kernel was started with (x86: `struct boot_params`, 4096 bytes).
+    pub fn boot_params(&self) -> Result<Vec<u8>, HostError> {
+        self.root.bytes("/sys/kernel/boot_params/data", "this kernel does not show its boot parameters")
+    }
+
+    /// The entries of the boot parameters' setup_data list, by number.
+    pub fn setup_data(&self) -> Result<Vec<SetupData>, HostError> {
+        const PATH: &str = "/sys/kernel/boot_params/setup_data";
+        let mut list = Vec::new();
+        for number in self.root.numbered(PATH)? {
+            let kind = self.root.parsed(&format!("{PATH}/{number}/type"), "", hex_u32)?;
+            let data = self.root.bytes(&format!("{PATH}/{number}/data"), "")?;
+            list.push(SetupData { kind, data });
+        }
+        Ok(list)
+    }
+
+    /// What EFI left for a next kernel; `None` on machines not booted by EFI, and where EFI's runtime services are
+    /// off.
+    pub fn efi(&self) -> Result<Option<Efi>, HostError> {
+        const PATH: &str = "/sys/firmware/efi";
+        if !self.root.exists(&format!("{PATH}/runtime-map")) {
+            return Ok(None);
+        }
+        let address = |name| {
+            self.root.parsed(&format!("{PATH}/{name}"), "EFI's runtime services are off", hex).map(PhysAddr)
+        };
+        let mut runtime_map = Vec::new();
+        for number in self.root.numbered(&format!("{PATH}/runtime-map"))? {
+            let field = |name| self.root.parsed(&format!("{PATH}/runtime-map/{number}/{name}"), "", hex);
+            runtime_map.push(EfiRuntimeRegion {
+                kind: self.root.parsed(&format!("{PATH}/runtime-map/{number}/type"), "", hex_u32)?,
+                phys_addr: PhysAddr(field("phys_addr")?),
+                virt_addr: field("virt_addr")?,
+                num_pages: field("num_pages")?,
+                attribute: field("attribute")?,
+            });
+        }
+        Ok(Some(Efi {
+            fw_vendor: address("fw_vendor")?,
+            runtime: address("runtime")?,
+            config_table: address("config_table")?,
+            runtime_map,
+        }))
+    }
+
+    /// Physical address of ACPI's root pointer, where the boot loader or EFI told it; `None` on a BIOS machine, where
+    /// the next kernel finds it by itself in low memory.
+    pub fn acpi_rsdp(&self) -> Result<Option<PhysAddr>, HostError> {
+        let boot_params = files::absent_is_none(self.boot_params())?.unwrap_or_default();
+        if let Some(address) = firmware::rsdp_in_boot_params(&boot_params) {
+            return Ok(Some(address));
+        }
+        let systab = self.root.optional_parsed("/sys/firmware/efi/systab", firmware::rsdp_in_systab)?;
+        Ok(systab.flatten())
+    }
+
+    /// The running kernel's command line.
+    pub fn cmdline(&self) -> Result<String, HostError> {
+        self.root.text("/proc/cmdline", "is /proc mounted?")
+    }
+
+    /// The running kernel's release, as `uname -r` prints it.
+    pub fn kernel_release(&self) -> Result<String, HostError> {
+        self.root.text("/proc/sys/kernel/osrelease", "is /proc mounted?")
+    }
+
+    /// A random name of this boot.
+    pub fn boot_id(&self) -> Result<String, HostError> {
+        self.root.text("/proc/sys/kernel/random/boot_id", "is /proc mounted?")
+    }
+
+    /// How far the kernel protects itself from root.
+    pub fn lockdown(&self) -> Result<Lockdown, HostError> {
+        let state = self.root.optional_parsed("/sys/kernel/security/lockdown", state::parse_lockdown)?;
+        Ok(state.unwrap_or(Lockdown::Absent))
+    }
+
+    /// Whether loading was switched off until the next boot; `None` on kernels that cannot load at all.
+    pub fn kexec_load_disabled(&self) -> Result<Option<bool>, HostError> {
+        self.root.optional_parsed("/proc/sys/kernel/kexec_load_disabled", switch)
+    }
+
+    /// How many more crash kernels may be loaded; `None` without a limit (the kernel says -1, or is older than 6.3).
+    pub fn kexec_load_limit_panic(&self) -> Result<Option<u64>, HostError> {
+        let limit =
+            self.root.optional_parsed("/proc/sys/kernel/kexec_load_limit_panic", |text| match text {
+                "-1" => Ok(None),
+                count => decimal(count).map(Some),
+            })?;
+        Ok(limit.flatten())
+    }
+
+    /// What is loaded and what was set aside for it.
+    pub fn kexec(&self) -> Result<KexecState, HostError> {
+        let hint = "this kernel has no kexec for crashes (CONFIG_KEXEC, CONFIG_CRASH_DUMP)";
+        let elfcorehdr_size = self.kexec_file("crash_elfcorehdr_size", "crash_elfcorehdr_size");
+        let cma_ranges = self.kexec_file("crash_cma_ranges", "kexec_crash_cma_ranges");
+        Ok(KexecState {
+            crash_loaded: self.root.parsed(
+                &self.kexec_file("crash_loaded", "kexec_crash_loaded"),
+                hint,
+                switch,
+            )?,
+            loaded: self.root.parsed(&self.kexec_file("loaded", "kexec_loaded"), hint, switch)?,
+            crash_size: self.root.parsed(
+                &self.kexec_file("crash_size", "kexec_crash_size"),
+                hint,
+                decimal,
+            )?,
+            elfcorehdr_size: self.root.optional_parsed(&elfcorehdr_size, decimal)?,
+            cma_ranges: self.root.optional_parsed(&cma_ranges, state::parse_cma_ranges)?.unwrap_or_default(),
+        })
+    }
+
+    /// Where a kexec file lies: `/sys/kernel/kexec/<new>` if the kernel has it, else `/sys/kernel/<old>`.
+    fn kexec_file(&self, new: &str, old: &str) -> String {
+        let newer = format!("/sys/kernel/kexec/{new}");
+        if self.root.exists(&newer) { newer } else { format!("/sys/kernel/{old}") }
+    }
+
+    /// Whether the kernel keeps the loaded image's crash header up to date by itself.
+    pub fn crash_hotplug(&self) -> Result<CrashHotplug, HostError> {
+        let of =
+            |kind| self.root.optional_parsed(&format!("/sys/devices/system/{kind}/crash_hotplug"), switch);
+        Ok(CrashHotplug { cpu: of("cpu")?, memory: of("memory")? })
+    }
+
+    /// The running kernel's image, from /proc/kcore or, where that is closed, from /proc/iomem and /proc/kallsyms;
+    /// `None` where the kernel hides its addresses.
+    pub fn kernel_text(&self) -> Result<Option<KernelText>, HostError> {
+        if let Ok(kcore) = self.kcore()
+            && let Some(text) = kcore.kernel_text()
+        {
+            return Ok(Some(text));
+        }
+        let image = self.iomem()?.kernel_image();
+        let vaddr = self.symbol("_text")?;
+        Ok(image.zip(vaddr).map(|(image, vaddr)| KernelText {
+            paddr: image.start(),
+            vaddr,
+            size: image.len(),
+        }))
+    }
+
+    /// Address of a symbol of the running kernel; `None` if it has none of that name or hides addresses.
+    fn symbol(&self, name: &str) -> Result<Option<u64>, HostError> {
+        let Some((path, file)) = files::absent_is_none(self.root.open("/proc/kallsyms", ""))? else {
+            return Ok(None);
+        };
+        // Lines are `address type name`; the file has some 200,000, so it is not taken whole.
+        for line in BufReader::new(file).lines() {
+            let line = line.map_err(|source| HostError::Read { path: path.clone(), source, hint: "" })?;
+            let mut words = line.split(' ');
+            if let (Some(address), Some(_), Some(symbol)) = (words.next(), words.next(), words.next())
+                && symbol == name
+            {
+                return Ok(hex(address).ok().filter(|address| *address != 0));
+            }
+        }
+        Ok(None)
+    }
+
+    /// All memory that a complete dump holds: what the kernel runs on, without the first megabyte, the crash
+    /// reservations, and memory that the capture kernel will use as its own.
+    pub fn expected_ram(&self) -> Result<RangeVec, HostError> {
+        let iomem = self.iomem()?;
+        let cma = self.kexec()?.cma_ranges;
+        let spared: RangeVec = [FIRST_MIB].into_iter().chain(iomem.crash_reservations()).chain(cma).collect();
+        Ok(iomem.ram().difference(&spared).collect())
+    }
+
+    /// The live kernel's memory.
+    pub fn kcore(&self) -> Result<Kcore, HostError> {
+        let (path, file) =
+            self.root.open("/proc/kcore", "this kernel has no /proc/kcore (CONFIG_PROC_KCORE)")?;
+        Kcore::new(path, file)
+    }
+
+    /// The serial port that the kernel writes its messages to, where it is reached by I/O instructions.
+    pub fn serial_console(&self) -> Result<Option<SerialPort>, HostError> {
+        let consoles = self.root.optional_text("/proc/consoles")?.unwrap_or_default();
+        for name in console::serial_consoles(&consoles) {
+            // Type 0 is UPIO_PORT; the others are memory, or no port at all.
+            let by_io = self.root.optional_text(&format!("/sys/class/tty/{name}/io_type"))?;
+            let port = self.root.optional_parsed(&format!("/sys/class/tty/{name}/port"), hex)?;
+            if let (Some("0"), Some(port)) = (by_io.as_deref(), port)
+                && let Ok(io_port) = u16::try_from(port)
+                && io_port != 0
+            {
+                return Ok(Some(SerialPort { io_port }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Bytes in a block of memory, the unit in which memory comes and goes; `None` where memory does not.
+    pub fn memory_block_size(&self) -> Result<Option<u64>, HostError> {
+        self.root.optional_parsed("/sys/devices/system/memory/block_size_bytes", hex)
+    }
+}
+
+fn hex_u32(text: &str) -> Result<u32, Fault> {
+    u32::try_from(hex(text)?).map_err(|_| Fault::new(text, "a hexadecimal number of at most 32 bits"))
+}

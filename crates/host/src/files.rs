@@ -1,0 +1,143 @@
+//! Reading the small files that facts lie in.
+
+use crate::error::{Fault, HostError};
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long a file that is refused because the kernel's kexec lock is taken is tried again: the lock is held for a
+/// few milliseconds a hotplug event, and for a whole load.
+const BUSY_PATIENCE: Duration = Duration::from_secs(2);
+const BUSY_PAUSE: Duration = Duration::from_millis(10);
+
+/// The directory that stands for `/`.
+#[derive(Clone, Debug)]
+pub(crate) struct Root(PathBuf);
+
+impl Root {
+    pub(crate) fn new(root: PathBuf) -> Self {
+        Self(root)
+    }
+
+    /// The place below the root of the absolute path `path`.
+    pub(crate) fn path(&self, path: &str) -> PathBuf {
+        self.0.join(path.trim_start_matches('/'))
+    }
+
+    pub(crate) fn bytes(&self, path: &str, hint: &'static str) -> Result<Vec<u8>, HostError> {
+        let path = self.path(path);
+        read_patiently(&path).map_err(|source| HostError::Read { path, source, hint })
+    }
+
+    /// The file's text without white space at its ends.
+    pub(crate) fn text(&self, path: &str, hint: &'static str) -> Result<String, HostError> {
+        let bytes = self.bytes(path, hint)?;
+        Ok(String::from_utf8_lossy(&bytes).trim().to_owned())
+    }
+
+    /// The file's text; `None` if there is no such file.
+    pub(crate) fn optional_text(&self, path: &str) -> Result<Option<String>, HostError> {
+        absent_is_none(self.text(path, ""))
+    }
+
+    /// The file's text put through `parse`.
+    pub(crate) fn parsed<T>(
+        &self,
+        path: &str,
+        hint: &'static str,
+        parse: impl FnOnce(&str) -> Result<T, Fault>,
+    ) -> Result<T, HostError> {
+        parse(&self.text(path, hint)?).map_err(|fault| fault.in_file(&self.path(path)))
+    }
+
+    /// The file's text put through `parse`; `None` if there is no such file.
+    pub(crate) fn optional_parsed<T>(
+        &self,
+        path: &str,
+        parse: impl FnOnce(&str) -> Result<T, Fault>,
+    ) -> Result<Option<T>, HostError> {
+        absent_is_none(self.parsed(path, "", parse))
+    }
+
+    pub(crate) fn open(&self, path: &str, hint: &'static str) -> Result<(PathBuf, File), HostError> {
+        let path = self.path(path);
+        match File::open(&path) {
+            Ok(file) => Ok((path, file)),
+            Err(source) => Err(HostError::Read { path, source, hint }),
+        }
+    }
+
+    pub(crate) fn exists(&self, path: &str) -> bool {
+        self.path(path).exists()
+    }
+
+    /// Names in a directory of numbered entries (`0`, `1`, ... as sysfs numbers tables), in the order of their
+    /// numbers; empty if there is no such directory.
+    pub(crate) fn numbered(&self, path: &str) -> Result<Vec<u32>, HostError> {
+        let path = self.path(path);
+        let fail = |source| HostError::Read { path: path.clone(), source, hint: "" };
+        let entries = match fs::read_dir(&path) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(fail(error)),
+        };
+        let mut numbers = Vec::new();
+        for entry in entries {
+            let name = entry.map_err(fail)?.file_name();
+            numbers.extend(name.to_str().and_then(|name| name.parse::<u32>().ok()));
+        }
+        numbers.sort_unstable();
+        Ok(numbers)
+    }
+}
+
+pub(crate) fn absent_is_none<T>(read: Result<T, HostError>) -> Result<Option<T>, HostError> {
+    match read {
+        Ok(value) => Ok(Some(value)),
+        Err(HostError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn read_patiently(path: &Path) -> io::Result<Vec<u8>> {
+    let start = Instant::now();
+    loop {
+        match fs::read(path) {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy && start.elapsed() < BUSY_PATIENCE => {
+                thread::sleep(BUSY_PAUSE);
+            }
+            read => return read,
+        }
+    }
+}
+
+/// A decimal number.
+pub(crate) fn decimal(text: &str) -> Result<u64, Fault> {
+    digits(text, 10).ok_or_else(|| Fault::new(text, "a decimal number"))
+}
+
+/// A number in hex, with or without `0x`.
+pub(crate) fn hex(text: &str) -> Result<u64, Fault> {
+    let bare = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")).unwrap_or(text);
+    digits(bare, 16).ok_or_else(|| Fault::new(text, "a hexadecimal number of at most 64 bits"))
+}
+
+/// A switch: `0` or `1`.
+pub(crate) fn switch(text: &str) -> Result<bool, Fault> {
+    match text {
+        "0" => Ok(false),
+        "1" => Ok(true),
+        _ => Err(Fault::new(text, "0 or 1")),
+    }
+}
+
+/// Digits only: `from_str_radix` alone would take a sign.
+fn digits(text: &str, radix: u32) -> Option<u64> {
+    if text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        u64::from_str_radix(text, radix).ok()
+    } else {
+        None
+    }
+}

@@ -1,0 +1,131 @@
+//! `/proc/kcore`: the live kernel's memory as an ELF core file.
+
+use crate::KernelText;
+use crate::error::{Fault, HostError};
+use elfcorehdr::{PhysAddr, PhysRange};
+use object::elf::{FileHeader64, PT_LOAD, ProgramHeader64};
+use object::read::elf::{FileHeader, ProgramHeader};
+use object::{LittleEndian, endian};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+/// x86_64: the kernel's own mapping lies at or above this (`__START_KERNEL_map`), the direct map of all memory below.
+const KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
+
+/// Physical address of entries that have none (vmalloc space, the page array): -1, in all kernels since 4.11.
+const NO_PADDR: u64 = u64::MAX;
+
+const WANTED: &str = "a 64-bit little-endian ELF core file with its program headers";
+
+/// A stretch of kernel virtual memory whose physical place is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Segment {
+    phys: PhysRange,
+    vaddr: u64,
+    offset: u64,
+}
+
+/// An open `/proc/kcore` with the map of its segments as it was when it was opened.
+#[derive(Debug)]
+pub struct Kcore {
+    path: PathBuf,
+    file: File,
+    segments: Vec<Segment>,
+}
+
+impl Kcore {
+    /// Reads the headers of `file`, never its contents.
+    pub(crate) fn new(path: PathBuf, file: File) -> Result<Self, HostError> {
+        let table = match read_headers(&file) {
+            Ok(table) => table,
+            Err(source) => return Err(HostError::Read { path, source, hint: "" }),
+        };
+        let segments = parse_segments(&table).map_err(|fault| fault.in_file(&path))?;
+        Ok(Self { path, file, segments })
+    }
+
+    /// Fills `buf` with the physical memory at `start`. Memory that the kernel does not give out at all is an error;
+    /// offline or broken pages read as zeros (fs/proc/kcore.c).
+    pub fn read_phys(&self, start: PhysAddr, buf: &mut [u8]) -> Result<(), HostError> {
+        let outside =
+            || HostError::NotInKcore { path: self.path.clone(), start: start.0, len: buf.len() as u64 };
+        let whole = PhysRange::from_len(start, buf.len() as u64).ok_or_else(outside)?;
+        let mut pieces = Vec::new();
+        let mut next = whole.start();
+        while next < whole.end() {
+            let segment =
+                self.segments.iter().find(|segment| segment.phys.contains(next)).ok_or_else(outside)?;
+            let end = segment.phys.end().min(whole.end());
+            let offset = segment.offset.checked_add(next.0 - segment.phys.start().0).ok_or_else(outside)?;
+            pieces.push((offset, end.0 - next.0));
+            next = end;
+        }
+        let mut rest = buf;
+        for (offset, len) in pieces {
+            let Some((piece, after)) =
+                usize::try_from(len).ok().and_then(|len| rest.split_at_mut_checked(len))
+            else {
+                break;
+            };
+            let read = self.file.read_exact_at(piece, offset);
+            read.map_err(|source| HostError::Read { path: self.path.clone(), source, hint: "" })?;
+            rest = after;
+        }
+        Ok(())
+    }
+
+    /// What to add to a physical address to get its virtual address in the kernel's direct map of all memory.
+    pub fn direct_map_offset(&self) -> Option<u64> {
+        let mapped = self.segments.iter().find(|segment| segment.vaddr < KERNEL_MAP)?;
+        mapped.vaddr.checked_sub(mapped.phys.start().0)
+    }
+
+    /// The running kernel's image: `_text` to `_end`.
+    pub fn kernel_text(&self) -> Option<KernelText> {
+        let text = self.segments.iter().find(|segment| segment.vaddr >= KERNEL_MAP)?;
+        Some(KernelText { paddr: text.phys.start(), vaddr: text.vaddr, size: text.phys.len() })
+    }
+}
+
+/// The file's start up to the end of its program headers.
+fn read_headers(file: &File) -> io::Result<Vec<u8>> {
+    const EHDR: u64 = size_of::<FileHeader64<LittleEndian>>() as u64;
+    const PHDR: u64 = size_of::<ProgramHeader64<LittleEndian>>() as u64;
+    let mut bytes = Vec::new();
+    file.take(EHDR).read_to_end(&mut bytes)?;
+    let Ok(header) = FileHeader64::<endian::Endianness>::parse(bytes.as_slice()) else {
+        return Ok(bytes);
+    };
+    let Ok(endian) = header.endian() else {
+        return Ok(bytes);
+    };
+    let table = u64::from(header.e_phnum(endian)) * PHDR;
+    let end = header.e_phoff(endian).saturating_add(table);
+    // The kernel puts the table right behind the file header; at most 65535 entries fit, 3.5 MiB.
+    if end > EHDR + u64::from(u16::MAX) * PHDR {
+        return Ok(bytes);
+    }
+    file.take(end - bytes.len() as u64).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn parse_segments(bytes: &[u8]) -> Result<Vec<Segment>, Fault> {
+    let fault = |error: object::read::Error| Fault::new(&error.to_string(), WANTED);
+    let header = FileHeader64::<LittleEndian>::parse(bytes).map_err(fault)?;
+    let endian = LittleEndian;
+    let headers = header.program_headers(endian, bytes).map_err(fault)?;
+    let mut segments: Vec<Segment> = headers
+        .iter()
+        .filter(|entry| entry.p_type(endian) == PT_LOAD && entry.p_paddr(endian) != NO_PADDR)
+        .filter_map(|entry| {
+            let phys = PhysRange::from_len(PhysAddr(entry.p_paddr(endian)), entry.p_memsz(endian))?;
+            Some(Segment { phys, vaddr: entry.p_vaddr(endian), offset: entry.p_offset(endian) })
+        })
+        .filter(|segment| !segment.phys.is_empty())
+        .collect();
+    // The direct map before the kernel's own mapping of the same memory.
+    segments.sort_by_key(|segment| (segment.vaddr >= KERNEL_MAP, segment.phys));
+    Ok(segments)
+}

@@ -1,0 +1,69 @@
+//! What the kernel says of kexec: what is loaded, and what stands in the way of loading.
+
+use crate::error::Fault;
+use crate::files::hex;
+use elfcorehdr::{PhysAddr, PhysRange};
+
+/// What is loaded and what was set aside for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KexecState {
+    /// Whether a kernel to boot after a crash is loaded.
+    pub crash_loaded: bool,
+    /// Whether a kernel to boot by request is loaded.
+    pub loaded: bool,
+    /// Bytes in the crash reservations, low and high together; 0 if there is none.
+    pub crash_size: u64,
+    /// What the kernel says a crash header needs to be able to grow, in bytes. On x86 that leaves out the 64-byte
+    /// file header. `None` on kernels that do not update headers.
+    pub elfcorehdr_size: Option<u64>,
+    /// Memory that the capture kernel may use although the crashed kernel used it too (`crashkernel=...,cma`).
+    pub cma_ranges: Vec<PhysRange>,
+}
+
+/// Whether the kernel keeps the loaded image's crash header up to date by itself. It says no, too, while its kexec
+/// lock is taken by somebody else, so a no that surprises deserves a second look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CrashHotplug {
+    /// For CPUs; `None` on kernels that cannot.
+    pub cpu: Option<bool>,
+    /// For memory; `None` on kernels that cannot.
+    pub memory: Option<bool>,
+}
+
+/// How far the kernel protects itself from root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lockdown {
+    /// Not at all.
+    None,
+    /// No unsigned code in the kernel: kexec_load is refused, kexec_file_load wants a signed kernel.
+    Integrity,
+    /// Nor may root read the kernel's memory: /proc/kcore is refused too.
+    Confidentiality,
+    /// The kernel does not say: it has no lockdown, or securityfs is not mounted.
+    Absent,
+}
+
+/// Parses `none [integrity] confidentiality`: the state in force is the one in brackets.
+pub(crate) fn parse_lockdown(text: &str) -> Result<Lockdown, Fault> {
+    let in_force = text.split_whitespace().find_map(|word| word.strip_prefix('[')?.strip_suffix(']'));
+    match in_force {
+        Some("none") => Ok(Lockdown::None),
+        Some("integrity") => Ok(Lockdown::Integrity),
+        Some("confidentiality") => Ok(Lockdown::Confidentiality),
+        _ => Err(Fault::new(text, "one of [none], [integrity], [confidentiality]")),
+    }
+}
+
+/// Parses lines of `start-last` in hex, both included.
+pub(crate) fn parse_cma_ranges(text: &str) -> Result<Vec<PhysRange>, Fault> {
+    let parse = |line: &str| {
+        let (start, last) = line.split_once('-')?;
+        PhysRange::from_inclusive(PhysAddr(hex(start).ok()?), PhysAddr(hex(last.trim()).ok()?))
+    };
+    let lines = text.lines().enumerate();
+    lines
+        .map(|(index, line)| {
+            parse(line).ok_or_else(|| Fault::new(line, "start-last in hex").at_line(index + 1))
+        })
+        .collect()
+}
