@@ -1,2 +1,67 @@
-//! Placeholder.
-fn main() {}
+//! The freestanding program that runs between the crashed kernel and the capture kernel.
+//!
+//! It is entered with paging on and memory mapped one to one, on a machine of which nothing else may be trusted. The
+//! entry code in `arch` gives it a stack, flat segments and the vector unit and calls [`run`].
+
+#![no_std]
+#![no_main]
+#![deny(unsafe_code)]
+
+mod arch;
+mod memory;
+
+use core::fmt::Write as _;
+use core::panic::PanicInfo;
+
+use purgatory::{PARAMS_SIZE, Params, first_mismatch};
+
+use arch::{Entry, Serial, reset};
+
+/// Checks the image and returns how to enter the capture kernel, or resets the machine.
+fn run(block: &[u8; PARAMS_SIZE]) -> Entry {
+    let params = match Params::parse(block) {
+        Ok(params) => params,
+        // The port is inside the damaged block: the common console is a better guess than silence.
+        Err(error) => refuse(Serial::COMMON, format_args!("{error}")),
+    };
+    let mut serial = Serial::new(params.serial_port);
+    if let Some(mismatch) = first_mismatch(&params, memory::region_bytes) {
+        let region = mismatch.region;
+        refuse(
+            serial,
+            format_args!(
+                "{} changed since it was loaded: {:#x} bytes at {:#x}, digest {}, expected {}",
+                region.name(),
+                region.size,
+                region.start,
+                Hex(&mismatch.found),
+                Hex(&region.digest),
+            ),
+        );
+    }
+    // A console that does not take the text must not keep the dump from being made.
+    let _ = serial.write_str("hotdump purgatory: image intact, entering the capture kernel\r\n");
+    Entry { address: params.entry, boot_params: params.boot_params }
+}
+
+/// Says why the capture kernel is not entered, and resets the machine.
+fn refuse(mut serial: Serial, why: core::fmt::Arguments<'_>) -> ! {
+    let _ =
+        write!(serial, "\r\nhotdump purgatory: {why}; capture kernel not entered, no dump, resetting\r\n");
+    serial.drain();
+    reset()
+}
+
+#[panic_handler]
+fn panicked(info: &PanicInfo<'_>) -> ! {
+    refuse(Serial::COMMON, format_args!("{info}"))
+}
+
+/// The first bytes of a digest, enough to tell two apart.
+struct Hex<'a>(&'a [u8]);
+
+impl core::fmt::Display for Hex<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        self.0.iter().take(8).try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}

@@ -1,0 +1,11 @@
+//! x86_64: 64-bit mode with paging on in, the 64-bit boot protocol out.
+
+mod entry;
+mod memory;
+mod ports;
+mod reset;
+mod serial;
+
+pub(crate) use entry::Entry;
+pub(crate) use reset::reset;
+pub(crate) use serial::Serial;

@@ -1,0 +1,292 @@
+//! The parameter block: what the loader tells purgatory, and how it lies in memory.
+
+use core::fmt;
+
+use crate::Digest;
+
+/// First bytes of a parameter block.
+const MAGIC: [u8; 8] = *b"hotdumpP";
+
+/// The layout described here. Loader and purgatory come from one build, so anything else is corruption.
+pub const VERSION: u32 = 1;
+
+/// Room for regions: the kernel takes at most 16 segments (KEXEC_SEGMENT_MAX), each at most one region.
+pub const MAX_REGIONS: usize = 16;
+
+/// Bytes of a region's name, padded with zeros.
+pub const NAME_SIZE: usize = 16;
+
+const REGION_SIZE: usize = 8 + 8 + 32 + NAME_SIZE;
+const REGIONS_OFFSET: usize = 56;
+
+/// Bytes of the parameter block in memory.
+///
+/// | offset | size | field |
+/// | --- | --- | --- |
+/// | 0 | 8 | magic `hotdumpP` |
+/// | 8 | 4 | version |
+/// | 12 | 4 | number of regions |
+/// | 16 | 16 | identity of this load |
+/// | 32 | 8 | entry of the capture kernel, physical address |
+/// | 40 | 8 | boot_params of the capture kernel, physical address |
+/// | 48 | 2 | serial console, I/O port; 0: none |
+/// | 50 | 6 | zero |
+/// | 56 | 64 each | regions: start (8), size (8), SHA-256 (32), name (16) |
+///
+/// All numbers are little-endian.
+pub const PARAMS_SIZE: usize = REGIONS_OFFSET + MAX_REGIONS * REGION_SIZE;
+
+/// A piece of memory that must not have changed since it was loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Region {
+    /// Physical address of the first byte.
+    pub start: u64,
+    /// Length in bytes.
+    pub size: u64,
+    /// SHA-256 of the bytes as loaded.
+    pub digest: Digest,
+    name: [u8; NAME_SIZE],
+}
+
+impl Region {
+    /// A region of `size` bytes at physical address `start`. `name` is for messages and is cut to [`NAME_SIZE`] bytes.
+    pub fn new(name: &str, start: u64, size: u64, digest: Digest) -> Self {
+        let mut padded = [0; NAME_SIZE];
+        for (to, from) in padded.iter_mut().zip(name.bytes()) {
+            *to = from;
+        }
+        Self { start, size, digest, name: padded }
+    }
+
+    /// The name for messages; "?" where it is not plain text.
+    pub fn name(&self) -> &str {
+        let end = self.name.iter().position(|&byte| byte == 0).unwrap_or(NAME_SIZE);
+        core::str::from_utf8(&self.name[..end]).unwrap_or("?")
+    }
+
+    const EMPTY: Self = Self { start: 0, size: 0, digest: [0; 32], name: [0; NAME_SIZE] };
+}
+
+/// What the loader tells purgatory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Params {
+    /// Random bytes that tell this load from every other.
+    pub identity: [u8; 16],
+    /// Physical address at which the capture kernel is entered.
+    pub entry: u64,
+    /// Physical address of the capture kernel's boot_params.
+    pub boot_params: u64,
+    /// I/O port of the serial console; 0 where there is none.
+    pub serial_port: u16,
+    regions: [Region; MAX_REGIONS],
+    region_count: usize,
+}
+
+impl Params {
+    /// Parameters without any region.
+    pub fn new(identity: [u8; 16], entry: u64, boot_params: u64, serial_port: u16) -> Self {
+        Self {
+            identity,
+            entry,
+            boot_params,
+            serial_port,
+            regions: [Region::EMPTY; MAX_REGIONS],
+            region_count: 0,
+        }
+    }
+
+    /// Adds a region to check.
+    ///
+    /// # Errors
+    /// [`ParamsError::RegionCount`] where there is room for no more.
+    pub fn push(&mut self, region: Region) -> Result<(), ParamsError> {
+        let slot = self
+            .regions
+            .get_mut(self.region_count)
+            .ok_or(ParamsError::RegionCount(MAX_REGIONS as u32 + 1))?;
+        *slot = region;
+        self.region_count += 1;
+        Ok(())
+    }
+
+    /// The regions to check.
+    pub fn regions(&self) -> &[Region] {
+        &self.regions[..self.region_count]
+    }
+
+    /// The block as it lies in memory.
+    pub fn to_bytes(&self) -> [u8; PARAMS_SIZE] {
+        let mut bytes = [0; PARAMS_SIZE];
+        bytes[0..8].copy_from_slice(&MAGIC);
+        bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        bytes[12..16].copy_from_slice(&(self.region_count as u32).to_le_bytes());
+        bytes[16..32].copy_from_slice(&self.identity);
+        bytes[32..40].copy_from_slice(&self.entry.to_le_bytes());
+        bytes[40..48].copy_from_slice(&self.boot_params.to_le_bytes());
+        bytes[48..50].copy_from_slice(&self.serial_port.to_le_bytes());
+        for (to, region) in bytes[REGIONS_OFFSET..].chunks_exact_mut(REGION_SIZE).zip(self.regions()) {
+            to[0..8].copy_from_slice(&region.start.to_le_bytes());
+            to[8..16].copy_from_slice(&region.size.to_le_bytes());
+            to[16..48].copy_from_slice(&region.digest);
+            to[48..64].copy_from_slice(&region.name);
+        }
+        bytes
+    }
+
+    /// Reads a block back.
+    ///
+    /// # Errors
+    /// Says what is wrong with the block. A region that is empty, at address 0 or past the end of the address space is
+    /// refused, so that the caller may turn each into a slice of memory.
+    pub fn parse(bytes: &[u8; PARAMS_SIZE]) -> Result<Self, ParamsError> {
+        if bytes[0..8] != MAGIC {
+            return Err(ParamsError::Magic);
+        }
+        let version = u32_at(bytes, 8);
+        if version != VERSION {
+            return Err(ParamsError::Version(version));
+        }
+        let count = u32_at(bytes, 12);
+        if count as usize > MAX_REGIONS {
+            return Err(ParamsError::RegionCount(count));
+        }
+        let mut params =
+            Self::new(array_at(bytes, 16), u64_at(bytes, 32), u64_at(bytes, 40), u16_at(bytes, 48));
+        for from in bytes[REGIONS_OFFSET..].chunks_exact(REGION_SIZE).take(count as usize) {
+            params.push(region(from)?)?;
+        }
+        Ok(params)
+    }
+}
+
+fn region(bytes: &[u8]) -> Result<Region, ParamsError> {
+    let (start, size) = (u64_at(bytes, 0), u64_at(bytes, 8));
+    // isize::MAX is the most that a slice may span.
+    if start == 0 || size == 0 || size > isize::MAX as u64 || start.checked_add(size).is_none() {
+        return Err(ParamsError::Region { start, size });
+    }
+    Ok(Region { start, size, digest: array_at(bytes, 16), name: array_at(bytes, 48) })
+}
+
+fn array_at<const N: usize>(bytes: &[u8], offset: usize) -> [u8; N] {
+    core::array::from_fn(|index| bytes[offset + index])
+}
+
+fn u16_at(bytes: &[u8], offset: usize) -> u16 {
+    u16::from_le_bytes(array_at(bytes, offset))
+}
+
+fn u32_at(bytes: &[u8], offset: usize) -> u32 {
+    u32::from_le_bytes(array_at(bytes, offset))
+}
+
+fn u64_at(bytes: &[u8], offset: usize) -> u64 {
+    u64::from_le_bytes(array_at(bytes, offset))
+}
+
+/// What is wrong with a parameter block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParamsError {
+    /// The first eight bytes are not the magic.
+    Magic,
+    /// Another version than [`VERSION`].
+    Version(u32),
+    /// More than [`MAX_REGIONS`] regions.
+    RegionCount(u32),
+    /// A region that cannot be memory.
+    Region {
+        /// Physical address of its first byte.
+        start: u64,
+        /// Its length in bytes.
+        size: u64,
+    },
+}
+
+impl fmt::Display for ParamsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Magic => write!(f, "parameter block: no magic at its start"),
+            Self::Version(found) => {
+                write!(f, "parameter block: version {found}, this purgatory knows {VERSION}")
+            }
+            Self::RegionCount(found) => {
+                write!(f, "parameter block: {found} regions, at most {MAX_REGIONS} fit")
+            }
+            Self::Region { start, size } => {
+                write!(f, "parameter block: region of {size:#x} bytes at {start:#x} cannot be memory")
+            }
+        }
+    }
+}
+
+impl core::error::Error for ParamsError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn sample() -> Params {
+        let mut params = Params::new([3; 16], 0x2d00_0200, 0x2c00_0000, 0x2f8);
+        params.push(Region::new("kernel", 0x2d00_0000, 12 << 20, [1; 32])).unwrap();
+        params.push(Region::new("a name longer than sixteen", 0x2c00_0000, 4096, [2; 32])).unwrap();
+        params
+    }
+
+    #[test]
+    fn what_was_written_is_read_back() {
+        let params = sample();
+        assert_eq!(Params::parse(&params.to_bytes()), Ok(params));
+    }
+
+    #[test]
+    fn names_are_cut_to_their_room() {
+        assert_eq!(sample().regions()[1].name(), "a name longer th");
+    }
+
+    #[test]
+    fn a_seventeenth_region_is_refused() {
+        let mut params = Params::new([0; 16], 1, 1, 0);
+        for _ in 0..MAX_REGIONS {
+            params.push(Region::new("r", 1, 1, [0; 32])).unwrap();
+        }
+        assert_eq!(params.push(Region::new("r", 1, 1, [0; 32])), Err(ParamsError::RegionCount(17)));
+    }
+
+    #[test]
+    fn damage_is_named() {
+        let cases: &[(usize, &[u8], ParamsError)] = &[
+            (0, b"X", ParamsError::Magic),
+            (8, &[2], ParamsError::Version(2)),
+            (12, &[17], ParamsError::RegionCount(17)),
+            (56, &[0; 8], ParamsError::Region { start: 0, size: 12 << 20 }),
+            (64, &[0; 8], ParamsError::Region { start: 0x2d00_0000, size: 0 }),
+            (56, &[0xff; 8], ParamsError::Region { start: u64::MAX, size: 12 << 20 }),
+            (64, &[0xff; 8], ParamsError::Region { start: 0x2d00_0000, size: u64::MAX }),
+        ];
+        for (offset, change, expected) in cases {
+            let mut bytes = sample().to_bytes();
+            bytes[*offset..*offset + change.len()].copy_from_slice(change);
+            assert_eq!(Params::parse(&bytes), Err(*expected), "{change:x?} at {offset}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(
+            mut bytes in proptest::collection::vec(any::<u8>(), PARAMS_SIZE),
+            count in 0u32..20,
+        ) {
+            bytes[0..8].copy_from_slice(&MAGIC);
+            bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
+            bytes[12..16].copy_from_slice(&count.to_le_bytes());
+            let block: &[u8; PARAMS_SIZE] = bytes.as_slice().try_into().unwrap();
+            if let Ok(params) = Params::parse(block) {
+                prop_assert_eq!(params.regions().len(), count as usize);
+                for region in params.regions() {
+                    prop_assert!(region.start.checked_add(region.size).is_some());
+                }
+            }
+        }
+    }
+}
