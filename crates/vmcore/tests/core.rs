@@ -1,0 +1,176 @@
+//! Cores built from pieces: headers, notes, physical and virtual reads.
+
+mod support;
+
+use elfcorehdr::PhysAddr;
+use proptest::prelude::*;
+use support::{ElfCore, PAGE};
+use vmcore::arch::x86_64::AddressSpace;
+use vmcore::{Core, CoreError, VirtAddr, VirtualMemory, VmcoreInfo};
+
+fn page(byte: u8) -> Vec<u8> {
+    vec![byte; PAGE]
+}
+
+#[test]
+fn memory_is_found_by_physical_address_wherever_the_headers_lie() {
+    for phoff in [64, 4096, 5000] {
+        let mut elf =
+            ElfCore::new().load(0x10_0000, page(1)).load(0x10_1000, page(2)).load(0x4000_0000, page(3));
+        elf.phoff = phoff;
+        let core = Core::open(elf.bytes()).unwrap();
+
+        let mut across = [0; 6];
+        core.read_phys(PhysAddr(0x10_0ffd), &mut across).unwrap();
+        assert_eq!(across, [1, 1, 1, 2, 2, 2], "a read across two loads, phoff {phoff}");
+        assert_eq!(core.address_of(elf.offset_of(2) as u64 + 5), Some(PhysAddr(0x4000_0005)));
+        assert_eq!(core.address_of(0), None);
+        assert_eq!(core.missing_bytes(), 0);
+        for missing in [0xf_ffff, 0x10_2000, 0x3fff_ffff, u64::MAX] {
+            let error = core.read_phys(PhysAddr(missing), &mut [0; 1]).unwrap_err();
+            assert!(matches!(error, CoreError::NotInCore { address, .. } if address.0 == missing), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_core_cut_short_says_how_much_is_missing() {
+    let mut bytes = ElfCore::new().load(0, page(1)).load(0x1000, page(2)).bytes();
+    bytes.truncate(bytes.len() - PAGE - 96);
+    assert_eq!(Core::open(bytes).unwrap().missing_bytes(), PAGE as u64 + 96);
+}
+
+#[test]
+fn what_is_no_core_is_refused_by_field() {
+    let good = ElfCore::new().load(0, page(1)).bytes();
+    for (at, byte, want) in [
+        (0, b'E', "e_ident"),
+        (4, 1, "EI_CLASS"),
+        (5, 2, "EI_DATA"),
+        (16, 2, "e_type"),
+        (18, 21, "e_machine"),
+        (54, 55, "e_phentsize"),
+        (56, 0, "e_phnum"),
+    ] {
+        let mut bytes = good.clone();
+        bytes[at] = byte;
+        let error = Core::open(bytes).unwrap_err();
+        assert!(
+            matches!(error, CoreError::Header { field, offset, .. } if field == want && offset <= at as u64),
+            "{error}"
+        );
+    }
+    assert!(matches!(Core::open(good[..100].to_vec()).unwrap_err(), CoreError::Read { offset: 64, .. }));
+}
+
+#[test]
+fn notes_give_vmcoreinfo_and_the_cpus() {
+    let mut status = vec![0; 336];
+    status[32..36].copy_from_slice(&4711u32.to_le_bytes());
+    status[112 + 128..][..8].copy_from_slice(&0xffff_ffff_8100_0000u64.to_le_bytes());
+    status[112 + 152..][..8].copy_from_slice(&0xffff_c900_0000_1000u64.to_le_bytes());
+    let elf = ElfCore::new().note("CORE", 1, &status).note("CORE", 1, &status[..100]).note(
+        "VMCOREINFO",
+        0,
+        b"OSRELEASE=6.12\nSIZE(page)=64\n",
+    );
+    let core = Core::open(elf.bytes()).unwrap();
+
+    assert_eq!(core.vmcoreinfo().unwrap().release(), Some("6.12"));
+    let cpus = core.cpus().unwrap();
+    assert_eq!(cpus.len(), 1, "a note too short for registers is left out");
+    assert_eq!(cpus[0].pid, 4711);
+    assert_eq!(cpus[0].ip, VirtAddr(0xffff_ffff_8100_0000));
+    assert_eq!(cpus[0].sp, VirtAddr(0xffff_c900_0000_1000));
+
+    let without = Core::open(ElfCore::new().note("CORE", 1, &status).bytes()).unwrap();
+    assert!(matches!(without.vmcoreinfo(), Err(CoreError::NoVmcoreInfo)));
+}
+
+const KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
+const PHYS_BASE: u64 = 0x100_0000;
+const TABLES: u64 = 0x200_0000;
+const DATA: u64 = 0x300_0000;
+
+/// Page tables at TABLES, one page a level from the top down, each with the one entry that `address` needs;
+/// the last level's entry is `leaf`.
+fn mapped(address: u64, levels: &[u8], leaf: u64, flags: u64) -> ElfCore {
+    let mut tables = vec![0; PAGE * levels.len()];
+    for (number, level) in levels.iter().enumerate() {
+        let index = (address >> (12 + 9 * (u64::from(*level) - 1))) & 511;
+        let last = number + 1 == levels.len();
+        let entry = if last { leaf } else { (TABLES + (number as u64 + 1) * PAGE as u64) | 0x63 | flags };
+        let at = number * PAGE + index as usize * 8;
+        tables[at..at + 8].copy_from_slice(&entry.to_le_bytes());
+    }
+    let data = (0..2 * PAGE).map(|at| (at / 16) as u8).collect();
+    ElfCore::new().load(TABLES, tables).load(DATA, data)
+}
+
+fn info(five: bool, sme_mask: u64) -> VmcoreInfo {
+    let top = TABLES.wrapping_sub(PHYS_BASE).wrapping_add(KERNEL_MAP);
+    let text = format!(
+        "SYMBOL(init_top_pgt)={top:x}\nNUMBER(phys_base)={PHYS_BASE}\nNUMBER(pgtable_l5_enabled)={}\nNUMBER(sme_mask)={sme_mask}\n",
+        u8::from(five)
+    );
+    VmcoreInfo::parse(text.as_bytes())
+}
+
+#[test]
+fn virtual_addresses_translate_at_every_page_size_and_depth() {
+    let sme = 1 << 51;
+    let address = 0xffff_8881_2345_6000u64;
+    let huge = |bits: u32| address & ((1 << bits) - 1);
+    for (name, levels, five, flags, leaf, want) in [
+        ("4 KiB", &[4, 3, 2, 1][..], false, 0, DATA | 0x8000_0000_0000_0063, DATA),
+        ("4 KiB, five levels", &[5, 4, 3, 2, 1], true, 0, DATA | 0x63, DATA),
+        ("4 KiB, encrypted", &[4, 3, 2, 1], false, sme, DATA | sme | 0x63, DATA),
+        ("2 MiB", &[4, 3, 2], false, 0, 0x4000_0000 | 0xe3, 0x4000_0000 | huge(21)),
+        ("1 GiB", &[4, 3], false, 0, 0x4000_0000 | 0xe3, 0x4000_0000 | huge(30)),
+        ("2 MiB with the attribute bit 12", &[4, 3, 2], false, 0, 0x4000_1000 | 0xe3, 0x4000_0000 | huge(21)),
+    ] {
+        let core = Core::open(mapped(address, levels, leaf, flags).bytes()).unwrap();
+        let space = AddressSpace::new(&core, &info(five, sme * u64::from(flags != 0))).unwrap();
+        assert_eq!(space.translate(VirtAddr(address)).unwrap().0, PhysAddr(want), "{name}");
+    }
+}
+
+#[test]
+fn reads_by_virtual_address_stop_at_the_first_page_that_is_not_mapped() {
+    let address = 0xffff_c900_0000_0000;
+    let core = Core::open(mapped(address, &[4, 3, 2, 1], DATA | 0x63, 0).bytes()).unwrap();
+    let space = AddressSpace::new(&core, &info(false, 0)).unwrap();
+
+    assert_eq!(space.read_u64(VirtAddr(address + 0x120)).unwrap(), 0x1212_1212_1212_1212);
+    assert_eq!(space.read_u32(VirtAddr(address + 0xffc)).unwrap(), 0xffff_ffff);
+    let error = space.read_u64(VirtAddr(address + 0xffc)).unwrap_err();
+    assert!(
+        matches!(error, CoreError::NotMapped { address: at, level: 1, entry: 0 } if at.0 == address + 0x1000),
+        "{error}"
+    );
+}
+
+proptest! {
+    /// Random bytes, and random damage to a good core, end in an answer or an error.
+    #[test]
+    fn hostile_bytes_do_no_harm(
+        damage in proptest::collection::vec((0usize..0x3000, any::<u8>()), 0..60),
+        cut in 0usize..0x8000,
+        address: u64,
+    ) {
+        let mapped_at = 0xffff_c900_0000_0000;
+        let mut bytes = mapped(mapped_at, &[4, 3, 2, 1], DATA | 0x63, 0).note("VMCOREINFO", 0, b"OSRELEASE=1\n").bytes();
+        for (at, byte) in damage {
+            bytes[at] = byte;
+        }
+        bytes.truncate(cut);
+        if let Ok(core) = Core::open(bytes) {
+            let _ = (core.vmcoreinfo(), core.cpus(), core.missing_bytes(), core.address_of(address));
+            let _ = core.read_phys(PhysAddr(address), &mut [0; 64]);
+            let space = AddressSpace::new(&core, &info(address % 2 == 0, 0)).unwrap();
+            for at in [address, mapped_at, u64::MAX] {
+                let _ = space.read_virt(VirtAddr(at), &mut [0; 64]);
+            }
+        }
+    }
+}
