@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::{capture, exit, initramfs};
+use crate::{capture, exit, initramfs, status, verify};
 
 /// kdump that stays true over CPU and memory hotplug
 #[derive(Debug, Parser)]
@@ -17,6 +17,10 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Tell what crash image is loaded
+    Status(status::Args),
+    /// Check whether a dump taken now would be complete
+    Verify(verify::Args),
     /// Write a small initramfs for the capture kernel
     Initramfs(initramfs::Args),
     /// Save the crashed kernel's memory (in the capture kernel)
@@ -35,7 +39,9 @@ pub(crate) fn run(called_as: OsString, args: Vec<OsString>) -> u8 {
         Err(error) => return usage(&error),
     };
     match cli.command {
-        Command::Initramfs(args) => finish(initramfs::run(&args)),
+        Command::Status(args) => finish(status::run(&args)),
+        Command::Verify(args) => finish(verify::run(&args)),
+        Command::Initramfs(args) => finish(initramfs::run(&args).map(|()| exit::OK)),
         Command::Capture(args) => capture::run(&args),
     }
 }
@@ -50,9 +56,9 @@ fn usage(error: &clap::Error) -> u8 {
     }
 }
 
-fn finish(outcome: anyhow::Result<()>) -> u8 {
+fn finish(outcome: anyhow::Result<u8>) -> u8 {
     match outcome {
-        Ok(()) => exit::OK,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("hotdump: {error:#}");
             exit::FAILED

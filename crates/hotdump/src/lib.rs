@@ -8,6 +8,13 @@ mod capture;
 mod cli;
 mod exit;
 mod initramfs;
+mod load;
+mod lock;
+mod personality;
+mod record;
+mod status;
+mod text;
+mod verify;
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;

@@ -1,0 +1,213 @@
+//! What a kexec-tools command line asks for.
+
+use std::path::PathBuf;
+
+use elfcorehdr::PhysAddr;
+
+use super::getopt::{Item, Items, Wrong};
+use super::options::{OPTIONS, Of, Opt, Row};
+use crate::load::SyscallChoice;
+
+/// A command line, understood.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Request {
+    Help,
+    Version,
+    PrintCkrSize,
+    Status { crash: bool },
+    Work(Work),
+}
+
+/// What to do, in this order: unload, load, execute.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Work {
+    /// `-p`: all is about the crash kernel.
+    pub(crate) crash: bool,
+    pub(crate) unload: bool,
+    pub(crate) load: bool,
+    pub(crate) exec: bool,
+    /// Reboot through the system's shutdown afterwards: a kernel was given and nothing else.
+    pub(crate) shutdown: bool,
+    pub(crate) no_sync: bool,
+    pub(crate) kernel: Option<PathBuf>,
+    pub(crate) initrd: Option<PathBuf>,
+    pub(crate) append: Option<String>,
+    pub(crate) reuse_cmdline: bool,
+    pub(crate) reuse_initrd: bool,
+    pub(crate) kernel_type: Option<String>,
+    pub(crate) mem_min: Option<PhysAddr>,
+    pub(crate) mem_max: Option<PhysAddr>,
+    pub(crate) syscall: SyscallChoice,
+    pub(crate) hotplug: bool,
+    pub(crate) debug: bool,
+    /// Options that were given and change nothing, each with the reason.
+    pub(crate) ignored: Vec<(&'static str, &'static str)>,
+}
+
+/// Wrong usage; the exit code is 1 for all of them.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum UsageError {
+    #[error("kexec: {0}")]
+    Option(#[from] Wrong),
+    #[error("Bad option value in --{option}={value}")]
+    Value { option: &'static str, value: String },
+    #[error("kexec: --{option} is for loading a kernel, and none is to be loaded")]
+    NothingToLoad { option: &'static str },
+    #[error("kexec: --{option} is not supported: {why}")]
+    Unsupported { option: &'static str, why: &'static str },
+}
+
+impl UsageError {
+    /// Whether the list of options helps: not where the option is known and only not to be had.
+    pub(crate) fn wants_help(&self) -> bool {
+        !matches!(self, Self::Unsupported { .. })
+    }
+}
+
+/// Reads the arguments that follow the program's name.
+pub(crate) fn parse(args: Vec<String>) -> Result<Request, UsageError> {
+    let mut reader = Reader::default();
+    for item in Items::new(args) {
+        match item? {
+            Item::Operand(name) => reader.operand(name),
+            Item::Option(row, value) => {
+                if let Some(request) = reader.option(row, value)? {
+                    return Ok(request);
+                }
+            }
+        }
+    }
+    reader.finish()
+}
+
+/// The request as far as it was read.
+#[derive(Default)]
+struct Reader {
+    work: Work,
+    status: bool,
+    load_given: bool,
+    /// What was last asked for by an action; without any it is a load followed by a shutdown.
+    acted: bool,
+    first_image_option: Option<&'static str>,
+}
+
+impl Reader {
+    fn operand(&mut self, name: String) {
+        self.work.kernel.get_or_insert_with(|| PathBuf::from(name));
+    }
+
+    /// Takes in one option. Help, version and the reservation's size answer at once, as kexec-tools' do.
+    fn option(&mut self, row: &'static Row, value: Option<String>) -> Result<Option<Request>, UsageError> {
+        if row.of == Of::Image {
+            self.first_image_option.get_or_insert(row.long);
+        }
+        let work = &mut self.work;
+        match row.opt {
+            Opt::Help => return Ok(Some(Request::Help)),
+            Opt::Version => return Ok(Some(Request::Version)),
+            Opt::PrintCkrSize => return Ok(Some(Request::PrintCkrSize)),
+            Opt::Status => self.status = true,
+            Opt::Load => {
+                self.load_given = true;
+                self.act(true, false);
+            }
+            Opt::LoadPanic => {
+                // "-u -p" unloads, as the manual has it: -p then only says which image.
+                let load = !self.work.unload;
+                self.work.crash = true;
+                self.act(load, false);
+            }
+            Opt::Unload => {
+                self.work.unload = true;
+                self.act(false, false);
+            }
+            Opt::Exec => {
+                self.act(false, true);
+            }
+            Opt::Force => {
+                self.act(true, true);
+            }
+            Opt::NoSync => work.no_sync = true,
+            Opt::Debug => work.debug = true,
+            Opt::Hotplug => work.hotplug = true,
+            Opt::FileSyscall => work.syscall = SyscallChoice::File,
+            Opt::LoadSyscall => work.syscall = SyscallChoice::Load,
+            Opt::AutoSyscall => work.syscall = SyscallChoice::Auto,
+            Opt::Type => work.kernel_type = value,
+            Opt::Append => work.append = value,
+            Opt::ReuseCmdline => work.reuse_cmdline = true,
+            Opt::ReuseInitrd => work.reuse_initrd = true,
+            Opt::Initrd => work.initrd = value.map(PathBuf::from),
+            Opt::MemMin => work.mem_min = Some(PhysAddr(number(row, value)?)),
+            Opt::MemMax => work.mem_max = Some(PhysAddr(number(row, value)?)),
+            Opt::Entry => {
+                if number(row, value)? != 0 {
+                    return Err(unsupported(row, "a kernel is entered where its header says"));
+                }
+            }
+            Opt::Satisfied => {}
+            Opt::Ignored => work.ignored.push((row.long, row.help)),
+            Opt::Refused => return Err(unsupported(row, row.help)),
+        }
+        Ok(None)
+    }
+
+    fn act(&mut self, load: bool, exec: bool) {
+        self.acted = true;
+        self.work.load = load;
+        self.work.exec = exec;
+    }
+
+    fn finish(mut self) -> Result<Request, UsageError> {
+        if !self.acted {
+            self.work.load = true;
+            self.work.shutdown = true;
+        }
+        if let (Some(option), true) = (self.first_image_option, self.status || !self.work.load) {
+            return Err(UsageError::NothingToLoad { option });
+        }
+        if self.status {
+            return Ok(Request::Status { crash: self.work.crash || !self.load_given });
+        }
+        Ok(Request::Work(self.work))
+    }
+}
+
+fn unsupported(row: &Row, why: &'static str) -> UsageError {
+    UsageError::Unsupported { option: row.long, why }
+}
+
+/// Reads an address as C's `strtoul` with base 0 does: decimal, 0x hexadecimal, or octal after a leading 0.
+fn number(row: &Row, value: Option<String>) -> Result<u64, UsageError> {
+    let value = value.unwrap_or_default();
+    let parsed = match value.strip_prefix("0x").or_else(|| value.strip_prefix("0X")) {
+        Some(hex) => u64::from_str_radix(hex, 16),
+        None if value.len() > 1 && value.starts_with('0') => u64::from_str_radix(&value, 8),
+        None => value.parse(),
+    };
+    parsed.map_err(|_| UsageError::Value { option: row.long, value })
+}
+
+/// The help: made from the table of options.
+pub(crate) fn help() -> String {
+    use std::fmt::Write as _;
+
+    use super::options::Arg;
+
+    let mut text = String::from("Usage: kexec [OPTION]... [kernel]\nLoad a kernel for kexec or for a crash, or act on the loaded one\n\n");
+    for row in OPTIONS {
+        let short = row.short.map_or_else(|| "   ".to_owned(), |letter| format!("-{letter},"));
+        let long = match row.arg {
+            Arg::None => format!("--{}", row.long),
+            Arg::Value(name) => format!("--{}={name}", row.long),
+        };
+        let note = match row.opt {
+            Opt::Ignored => "no effect: ",
+            Opt::Refused => "refused: ",
+            _ => "",
+        };
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, " {short} {long:<24} {note}{}", row.help);
+    }
+    text
+}

@@ -1,0 +1,184 @@
+//! What the last load left behind for `status` and `verify`: `/run/hotdump/image.json`.
+//!
+//! It is written after the system call, so it never speaks of an image that was not loaded. It may be older than the
+//! image (a load by another program, or one killed in between); the identity that purgatory carries in reserved
+//! memory tells.
+
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use elfcorehdr::{PhysAddr, PhysRange};
+use host::Host;
+use serde::{Deserialize, Serialize};
+
+use crate::verify::Memory;
+
+/// Where the record and the lock lie. On a file system that does not outlive the boot.
+pub(crate) const DIR: &str = "/run/hotdump";
+
+const FILE: &str = "image.json";
+
+/// A loaded crash image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    /// The boot that it was loaded in.
+    pub(crate) boot_id: String,
+    /// By which system call: `kexec_load` or `kexec_file_load`.
+    pub(crate) syscall: String,
+    /// The random name of this load and where purgatory carries it; none for kexec_file_load, whose purgatory is the
+    /// kernel's own.
+    pub(crate) identity: Option<Identity>,
+    /// Where the crash header lies; unknown for kexec_file_load, where the kernel places it.
+    pub(crate) header: Option<PhysRange>,
+    /// The crash kernel.
+    pub(crate) kernel: PathBuf,
+    /// Its initramfs.
+    pub(crate) initrd: Option<PathBuf>,
+    /// Its command line, without `elfcorehdr=`.
+    pub(crate) cmdline: String,
+    /// Whether the kernel was asked to keep the header current.
+    pub(crate) hotplug: bool,
+    /// When, in seconds since 1970.
+    pub(crate) time: u64,
+}
+
+/// The random name of a load.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Identity {
+    /// Sixteen bytes.
+    pub(crate) bytes: [u8; 16],
+    /// Where they lie in reserved memory.
+    pub(crate) at: PhysAddr,
+}
+
+/// The record, or the lock beside it, could not be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {doing}: {source}", path.display())]
+pub(crate) struct RecordError {
+    path: PathBuf,
+    doing: &'static str,
+    source: io::Error,
+}
+
+impl RecordError {
+    pub(crate) fn new(path: &Path, doing: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self { path: path.to_owned(), doing, source }
+    }
+}
+
+impl Record {
+    /// Reads the record in `dir`; `None` if there is none.
+    ///
+    /// # Errors
+    /// It is there and cannot be read.
+    pub(crate) fn read(dir: impl AsRef<Path>) -> Result<Option<Self>, RecordError> {
+        let path = dir.as_ref().join(FILE);
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(RecordError::new(&path, "reading the record of the last load")(error)),
+        };
+        let record = serde_json::from_slice(&bytes).map_err(io::Error::from);
+        record.map(Some).map_err(RecordError::new(&path, "parsing the record of the last load"))
+    }
+
+    /// Writes the record in place of the one before, whole or not at all.
+    ///
+    /// # Errors
+    /// It could not be written; the one before is still there.
+    pub(crate) fn write(&self, dir: impl AsRef<Path>) -> Result<(), RecordError> {
+        let path = dir.as_ref().join(FILE);
+        let new = dir.as_ref().join("image.json.new");
+        let write = || {
+            make_dir(dir.as_ref())?;
+            // Addresses of kernel memory are not for everybody.
+            let mut file =
+                std::fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+            serde_json::to_writer_pretty(&mut file, self)?;
+            file.write_all(b"\n")?;
+            std::fs::rename(&new, &path)
+        };
+        write().map_err(RecordError::new(&path, "writing the record of this load"))
+    }
+
+    /// Takes the record away, if there is one.
+    ///
+    /// # Errors
+    /// It is there and cannot be removed.
+    pub(crate) fn remove(dir: impl AsRef<Path>) -> Result<(), RecordError> {
+        let path = dir.as_ref().join(FILE);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(RecordError::new(&path, "removing the record of the last load")(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether this is a record of this boot.
+    pub(crate) fn is_of_this_boot(&self, host: &Host) -> bool {
+        host.boot_id().is_ok_and(|boot_id| boot_id == self.boot_id)
+    }
+
+    /// Whether purgatory in reserved memory still carries the identity of this load. Another image may have been
+    /// loaded elsewhere in the reservation since, so this is a hint, not a proof that it is in force.
+    pub(crate) fn is_in_memory(&self, host: &Host, memory: &impl Memory) -> bool {
+        let Some(identity) = &self.identity else { return false };
+        let mut bytes = [0; 16];
+        self.is_of_this_boot(host)
+            && memory.read(identity.at, &mut bytes).is_ok()
+            && bytes == identity.bytes
+    }
+}
+
+/// Makes the directory for the record and the lock, for root only.
+pub(crate) fn make_dir(dir: &Path) -> io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    fn record() -> Record {
+        Record {
+            boot_id: "5f8b".to_owned(),
+            syscall: "kexec_load".to_owned(),
+            identity: Some(Identity { bytes: [7; 16], at: PhysAddr(0x3fff_0010) }),
+            header: PhysRange::new(PhysAddr(0x3fff_1000), PhysAddr(0x4000_0000)),
+            kernel: "/boot/vmlinuz".into(),
+            initrd: None,
+            cmdline: "console=ttyS0".to_owned(),
+            hotplug: true,
+            time: 1,
+        }
+    }
+
+    #[test]
+    fn a_record_comes_back_as_it_was_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("hotdump");
+        assert_eq!(Record::read(&dir).unwrap(), None);
+        record().write(&dir).unwrap();
+        assert_eq!(Record::read(&dir).unwrap(), Some(record()));
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&dir), mode(&dir.join(FILE))), (0o700, 0o600));
+        let later = Record { time: 2, ..record() };
+        later.write(&dir).unwrap();
+        assert_eq!(Record::read(&dir).unwrap(), Some(later));
+        Record::remove(&dir).unwrap();
+        Record::remove(&dir).unwrap();
+        assert_eq!(Record::read(&dir).unwrap(), None);
+    }
+
+    #[test]
+    fn a_damaged_record_is_an_error_that_names_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(FILE), b"{\"boot_id\":").unwrap();
+        let error = Record::read(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("image.json: parsing the record of the last load: EOF"), "{error}");
+    }
+}

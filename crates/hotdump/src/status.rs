@@ -1,0 +1,174 @@
+//! `hotdump status`: what is loaded, where, and by whom.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use host::{Host, Reservations};
+use serde::Serialize;
+
+use crate::exit;
+use crate::record::{self, Record};
+use crate::text::{Range, print_json, size};
+use crate::verify;
+
+/// Options of `hotdump status`.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Args {
+    /// Print the answer as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// All that can be said. What is `None` could not be read, or does not apply; `remarks` has the reasons.
+#[derive(Debug, Default, Serialize)]
+struct Status {
+    loaded: Option<bool>,
+    /// What hotdump's last load of this boot wrote down, while an image is loaded.
+    last_load: Option<Record>,
+    /// Whether the loaded image is that one: `None` where it cannot be told.
+    last_load_in_force: Option<bool>,
+    /// Whether the kernel keeps the loaded image's header current by itself.
+    crash_hotplug: Hotplug,
+    reservation: Option<Reserved>,
+    header: Option<Header>,
+    remarks: Vec<String>,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Hotplug {
+    cpu: Option<bool>,
+    memory: Option<bool>,
+}
+
+#[derive(Debug, Serialize)]
+struct Reserved {
+    main: Range,
+    low: Option<Range>,
+}
+
+/// The header in force.
+#[derive(Debug, Serialize)]
+struct Header {
+    place: Range,
+    /// Bytes up to the end of its last entry.
+    used: u64,
+    /// Bytes that its segment has.
+    room: u64,
+}
+
+/// Prints the status; returns the exit code.
+pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
+    let status = Status::read(&Host::live());
+    if args.json {
+        print_json(&status)?;
+    } else {
+        print!("{}", status.text());
+    }
+    Ok(match status.loaded {
+        Some(true) => exit::OK,
+        Some(false) => exit::NOT_LOADED,
+        None => exit::UNKNOWN,
+    })
+}
+
+impl Status {
+    fn read(host: &Host) -> Self {
+        let mut status = Self::default();
+        let kexec = status.noted(host.kexec());
+        status.loaded = kexec.map(|kexec| kexec.crash_loaded);
+        if let Some(hotplug) = status.noted(host.crash_hotplug()) {
+            status.crash_hotplug = Hotplug { cpu: hotplug.cpu, memory: hotplug.memory };
+        }
+        let reservations = status.noted(host.reservations()).flatten();
+        status.reservation = reservations.map(|Reservations { main, low }| Reserved {
+            main: main.into(),
+            low: low.map(Range::from),
+        });
+        if status.loaded == Some(true) {
+            status.read_image(host);
+        }
+        status
+    }
+
+    fn read_image(&mut self, host: &Host) {
+        let record = self.noted(Record::read(record::DIR)).flatten();
+        self.last_load = record.filter(|record| record.is_of_this_boot(host));
+        let Some(kcore) = self.noted(host.kcore()) else { return };
+        if let Some(record) = self.last_load.as_ref().filter(|record| record.identity.is_some()) {
+            self.last_load_in_force = Some(record.is_in_memory(host, &kcore));
+        }
+        if let Some(header) = self.noted(verify::header_in_force(host, &kcore)).flatten() {
+            self.header = Some(Header { place: header.place.into(), used: header.used, room: header.place.len() });
+            if let Some(recorded) = self.last_load.as_ref().and_then(|record| record.header)
+                && recorded.start() != header.place.start()
+            {
+                self.last_load_in_force = Some(false);
+            }
+        }
+    }
+
+    /// The value, or a remark why there is none.
+    fn noted<T, E: std::fmt::Display>(&mut self, result: Result<T, E>) -> Option<T> {
+        result.map_err(|error| self.remarks.push(error.to_string())).ok()
+    }
+
+    fn text(&self) -> String {
+        let mut lines = vec![match self.loaded {
+            Some(true) => "crash image: loaded".to_owned(),
+            Some(false) => "crash image: none".to_owned(),
+            None => "crash image: unknown".to_owned(),
+        }];
+        if let Some(record) = &self.last_load {
+            lines.extend(self.image_lines(record));
+        } else if self.loaded == Some(true) {
+            lines.push("  loaded by another program".to_owned());
+        }
+        lines.push(format!(
+            "kept current by the kernel: CPUs {}, memory {}",
+            yes(self.crash_hotplug.cpu),
+            yes(self.crash_hotplug.memory)
+        ));
+        match &self.reservation {
+            Some(Reserved { main, low: None }) => lines.push(format!("reservation: {main}")),
+            Some(Reserved { main, low: Some(low) }) => lines.push(format!("reservation: {main}, low {low}")),
+            None if self.remarks.is_empty() => lines.push("reservation: none (crashkernel=)".to_owned()),
+            None => {}
+        }
+        if let Some(header) = &self.header {
+            lines.push(format!(
+                "header: at {}, {} used of {}",
+                header.place.0.start(),
+                size(header.used),
+                size(header.room)
+            ));
+        }
+        lines.extend(self.remarks.iter().map(|remark| format!("note: {remark}")));
+        lines.push(String::new());
+        lines.join("\n")
+    }
+
+    fn image_lines(&self, record: &Record) -> Vec<String> {
+        let ago = SystemTime::now()
+            .duration_since(UNIX_EPOCH + Duration::from_secs(record.time))
+            .map_or_else(|_| String::new(), |age| format!(", {} s ago", age.as_secs()));
+        let trust = match self.last_load_in_force {
+            Some(true) => "",
+            Some(false) => " (another program has loaded another image since)",
+            None => " (whether it is still the one loaded cannot be told)",
+        };
+        let initrd = record.initrd.as_ref().map_or("none".to_owned(), |path| path.display().to_string());
+        vec![
+            format!("  last load by hotdump: {}{ago}{trust}", record.syscall),
+            format!("  kernel: {}", record.kernel.display()),
+            format!("  initramfs: {initrd}"),
+            format!("  command line: {}", record.cmdline),
+        ]
+    }
+}
+
+fn yes(fact: Option<bool>) -> &'static str {
+    match fact {
+        Some(true) => "yes",
+        Some(false) => "no",
+        None => "no (this kernel cannot)",
+    }
+}

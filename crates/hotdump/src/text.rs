@@ -1,0 +1,85 @@
+//! How ranges and sizes are shown: the same words in every command.
+
+use elfcorehdr::PhysRange;
+use serde::Serialize;
+
+/// A physical range in JSON: both addresses in hex, `end` not included, and the size in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Range(pub(crate) PhysRange);
+
+impl From<PhysRange> for Range {
+    fn from(range: PhysRange) -> Self {
+        Self(range)
+    }
+}
+
+impl Serialize for Range {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeStruct as _;
+
+        let mut fields = serializer.serialize_struct("Range", 3)?;
+        fields.serialize_field("start", &self.0.start().to_string())?;
+        fields.serialize_field("end", &self.0.end().to_string())?;
+        fields.serialize_field("size", &self.0.len())?;
+        fields.end()
+    }
+}
+
+impl std::fmt::Display for Range {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({})", self.0, size(self.0.len()))
+    }
+}
+
+/// Bytes in the largest binary unit that they reach, to one decimal where they are no whole number of it.
+pub(crate) fn size(bytes: u64) -> String {
+    const UNITS: [(&str, u32); 4] = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
+    for (name, shift) in UNITS {
+        let unit = 1_u64 << shift;
+        if bytes >= unit {
+            let tenths = u128::from(bytes) * 10 / u128::from(unit);
+            return match tenths % 10 {
+                0 if bytes % unit == 0 => format!("{} {name}", tenths / 10),
+                tenth => format!("{}.{tenth} {name}", tenths / 10),
+            };
+        }
+    }
+    format!("{bytes} bytes")
+}
+
+/// `count` with the noun that fits it: `1 range`, `2 ranges`.
+pub(crate) fn counted(count: usize, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
+}
+
+/// Prints `value` as JSON on standard output.
+pub(crate) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+    use std::io::Write as _;
+
+    use anyhow::Context as _;
+
+    let mut out = std::io::stdout().lock();
+    serde_json::to_writer_pretty(&mut out, value).context("writing JSON to standard output")?;
+    writeln!(out).context("writing JSON to standard output")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_read_well() {
+        for (bytes, expected) in [
+            (0, "0 bytes"),
+            (1023, "1023 bytes"),
+            (1024, "1 KiB"),
+            (1536, "1.5 KiB"),
+            (128 << 20, "128 MiB"),
+            ((1 << 30) + 1, "1.0 GiB"),
+            (5 << 40, "5 TiB"),
+            (u64::MAX, "16777215.9 TiB"),
+        ] {
+            assert_eq!(size(bytes), expected, "{bytes}");
+        }
+    }
+}
