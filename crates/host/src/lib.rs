@@ -293,7 +293,7 @@ impl Host {
     }
 
     /// Address of a symbol of the running kernel; `None` if it has none of that name or hides addresses.
-    fn symbol(&self, name: &str) -> Result<Option<u64>, HostError> {
+    pub fn symbol(&self, name: &str) -> Result<Option<u64>, HostError> {
         let Some((path, file)) = files::absent_is_none(self.root.open("/proc/kallsyms", ""))? else {
             return Ok(None);
         };
