@@ -46,9 +46,12 @@ fn slot(index: usize, field: usize) -> usize {
     slot_offset(index).unwrap() + field
 }
 
+/// Note areas merged, and first and past-the-last physical address of each piece of memory, in whole pages.
+type Vmcore = (Vec<Note>, Vec<(u64, u64)>);
+
 /// What a capture kernel makes of a header (fs/proc/vmcore.c): the note areas that it merges and the memory that
 /// /proc/vmcore will hold, page by page. `Err` where it gives up, or would corrupt or crash itself.
-fn capture_kernel(bytes: &[u8]) -> Result<(Vec<Note>, Vec<(u64, u64)>), &'static str> {
+fn capture_kernel(bytes: &[u8]) -> Result<Vmcore, &'static str> {
     let get = |at: usize, len: usize| -> Result<u64, &'static str> {
         let mut value = [0; 8];
         value[..len].copy_from_slice(bytes.get(at..at + len).ok_or("reads past the header")?);

@@ -22,3 +22,23 @@ pub(crate) fn serial_consoles(text: &str) -> Vec<&str> {
     enabled.sort_by_key(|(secondary, _)| *secondary);
     enabled.into_iter().map(|(_, name)| name).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn enabled_serial_ports_the_main_one_first() {
+        let text = "\
+tty0                 -WU (EC  p  )    4:7
+ttyS2                -W- (    p a)    4:66
+ttyS1                -W- (E   p a)    4:65
+ttyS0                -W- (EC  p a)    4:64
+netcon0              -W- (E     a)
+hvc0                 -W- (E     a)  229:0
+";
+        assert_eq!(serial_consoles(text), ["ttyS0", "ttyS1"]);
+        assert!(serial_consoles("").is_empty());
+        assert!(serial_consoles("ttyS0 -W- EC\nttyS1 (E\nttyS2 )E(\n").is_empty());
+    }
+}

@@ -21,7 +21,7 @@ pub enum HostError {
         hint: &'static str,
     },
     /// The kernel shows zeros in place of addresses to readers without privilege.
-    #[error("{} shows {shown} in place of addresses: run as root", path.display())]
+    #[error("{} shows {shown} in place of addresses: run as root, with CAP_SYS_ADMIN", path.display())]
     NeedRoot {
         /// The file.
         path: PathBuf,
@@ -41,7 +41,7 @@ pub enum HostError {
         wanted: &'static str,
     },
     /// Physical memory that the kernel does not give out.
-    #[error("{} does not hold physical memory at {start:#x}, {len:#x} bytes", path.display())]
+    #[error("{} does not hold all of the {len:#x} bytes of physical memory at {start:#x}", path.display())]
     NotInKcore {
         /// The file.
         path: PathBuf,
@@ -96,6 +96,41 @@ impl Fault {
             line: self.line,
             found: self.found,
             wanted: self.wanted,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_say_where_what_and_what_to_do() {
+        let read = |kind: io::ErrorKind, hint| HostError::Read {
+            path: "/proc/kcore".into(),
+            source: kind.into(),
+            hint,
+        };
+        let long = "x".repeat(200);
+        let cases = [
+            (
+                read(io::ErrorKind::NotFound, "this kernel has none"),
+                "cannot read /proc/kcore: entity not found (this kernel has none)".to_owned(),
+            ),
+            (
+                read(io::ErrorKind::PermissionDenied, "this kernel has none"),
+                "cannot read /proc/kcore: permission denied (run as root; a kernel in lockdown refuses even that)"
+                    .to_owned(),
+            ),
+            (read(io::ErrorKind::TimedOut, "unused"), "cannot read /proc/kcore: timed out".to_owned()),
+            (
+                Fault::new(&long, "0 or 1").at_line(7).in_file(Path::new("/f")),
+                format!("/f, line 7: found {:?}, wanted 0 or 1", &long[..80]),
+            ),
+            (Fault::new("2", "0 or 1").in_file(Path::new("/f")), "/f: found \"2\", wanted 0 or 1".to_owned()),
+        ];
+        for (error, text) in cases {
+            assert_eq!(error.to_string(), text);
         }
     }
 }

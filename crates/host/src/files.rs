@@ -3,7 +3,7 @@
 use crate::error::{Fault, HostError};
 use std::fs::{self, File};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -28,7 +28,7 @@ impl Root {
 
     pub(crate) fn bytes(&self, path: &str, hint: &'static str) -> Result<Vec<u8>, HostError> {
         let path = self.path(path);
-        read_patiently(&path).map_err(|source| HostError::Read { path, source, hint })
+        patiently(|| fs::read(&path)).map_err(|source| HostError::Read { path, source, hint })
     }
 
     /// The file's text without white space at its ends.
@@ -101,14 +101,15 @@ pub(crate) fn absent_is_none<T>(read: Result<T, HostError>) -> Result<Option<T>,
     }
 }
 
-fn read_patiently(path: &Path) -> io::Result<Vec<u8>> {
+/// Does `read` again while it fails for a lock that somebody else holds.
+fn patiently<T>(read: impl Fn() -> io::Result<T>) -> io::Result<T> {
     let start = Instant::now();
     loop {
-        match fs::read(path) {
+        match read() {
             Err(error) if error.kind() == io::ErrorKind::ResourceBusy && start.elapsed() < BUSY_PATIENCE => {
                 thread::sleep(BUSY_PAUSE);
             }
-            read => return read,
+            outcome => return outcome,
         }
     }
 }
@@ -139,5 +140,37 @@ fn digits(text: &str, radix: u32) -> Option<u64> {
         u64::from_str_radix(text, radix).ok()
     } else {
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    #[test]
+    fn numbers() {
+        assert_eq!(decimal("268435456"), Ok(268_435_456));
+        assert_eq!([hex("3fa3d800"), hex("0x3F8"), hex("0X10")], [Ok(0x3fa3_d800), Ok(0x3f8), Ok(16)]);
+        assert_eq!([switch("0"), switch("1")], [Ok(false), Ok(true)]);
+        for wrong in ["", "+1", "-1", " 1", "1 ", "0x", "0x0x1", "10000000000000000", "g"] {
+            assert_eq!(hex(wrong), Err(Fault::new(wrong, "a hexadecimal number of at most 64 bits")));
+        }
+        for wrong in ["", "+1", "-1", "0x1", "1f", "18446744073709551616"] {
+            assert_eq!(decimal(wrong), Err(Fault::new(wrong, "a decimal number")));
+        }
+        assert_eq!(switch("2"), Err(Fault::new("2", "0 or 1")));
+    }
+
+    #[test]
+    fn a_taken_lock_is_waited_for() {
+        let tries = Cell::new(0);
+        let read = || {
+            tries.set(tries.get() + 1);
+            if tries.get() < 3 { Err(io::ErrorKind::ResourceBusy.into()) } else { Ok(tries.get()) }
+        };
+        assert_eq!(patiently(read).unwrap(), 3);
+        let never = patiently::<()>(|| Err(io::ErrorKind::PermissionDenied.into()));
+        assert_eq!(never.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
     }
 }

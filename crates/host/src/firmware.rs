@@ -118,3 +118,59 @@ pub(crate) fn rsdp_in_systab(text: &str) -> Result<Option<PhysAddr>, Fault> {
     }
     Ok(None)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn kinds_by_name() {
+        let cases = [
+            ("System RAM", FirmwareKind::SystemRam),
+            ("reserved", FirmwareKind::Reserved),
+            ("ACPI Tables", FirmwareKind::AcpiTables),
+            ("ACPI Non-volatile Storage", FirmwareKind::AcpiNvs),
+            ("Unusable memory", FirmwareKind::Unusable),
+            ("Persistent Memory", FirmwareKind::PersistentMemory),
+            ("Persistent Memory (legacy)", FirmwareKind::PersistentMemoryLegacy),
+            ("Soft Reserved", FirmwareKind::SoftReserved),
+            ("Unknown E820 type", FirmwareKind::Other("Unknown E820 type".to_owned())),
+        ];
+        for (name, kind) in cases {
+            assert_eq!(FirmwareKind::from_name(name), kind);
+        }
+    }
+
+    #[test]
+    fn root_pointer() {
+        let mut boot_params = vec![0; 4096];
+        assert_eq!(rsdp_in_boot_params(&boot_params), None);
+        boot_params[0x70..0x78].copy_from_slice(&0x7f77_d014_u64.to_le_bytes());
+        assert_eq!(rsdp_in_boot_params(&boot_params), Some(PhysAddr(0x7f77_d014)));
+        assert_eq!(rsdp_in_boot_params(&boot_params[..0x77]), None, "cut short");
+        let both = "ACPI=0x7f77d000\nACPI20=0x7f77d014\nSMBIOS=0x7f520000\n";
+        assert_eq!(rsdp_in_systab(both), Ok(Some(PhysAddr(0x7f77_d014))));
+        assert_eq!(rsdp_in_systab("SMBIOS=0x1\nACPI=0x7f77d000"), Ok(Some(PhysAddr(0x7f77_d000))));
+        assert_eq!(rsdp_in_systab("SMBIOS=0x1"), Ok(None));
+        assert_eq!(rsdp_in_systab("ACPI20=soon").unwrap_err().found, "soon");
+    }
+
+    proptest! {
+        #[test]
+        fn entries_read_back(start in 0..1u64 << 52, len in 1..1u64 << 52) {
+            let range = PhysRange::from_len(PhysAddr(start), len).unwrap();
+            let (first, last) = (format!("{start:#x}"), format!("{:#x}", start + len - 1));
+            let kind = FirmwareKind::SystemRam;
+            prop_assert_eq!(parse_memmap_entry(&first, &last, "System RAM"), Ok(FirmwareRange { range, kind }));
+            prop_assert!(len == 1 || parse_memmap_entry(&last, &first, "System RAM").is_err());
+        }
+
+        #[test]
+        fn any_entry_is_taken_or_refused(start in ".{0,20}", last in "(0x)?[0-9a-f]{0,17}", kind in ".{0,9}") {
+            if let Ok(entry) = parse_memmap_entry(&start, &last, &kind) {
+                prop_assert!(!entry.range.is_empty());
+            }
+        }
+    }
+}

@@ -129,3 +129,123 @@ fn parse_segments(bytes: &[u8]) -> Result<Vec<Segment>, Fault> {
     segments.sort_by_key(|segment| (segment.vaddr >= KERNEL_MAP, segment.phys));
     Ok(segments)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use elfcorehdr::{Contents, Load, Machine, Note, build};
+    use proptest::prelude::*;
+    use std::io::Write;
+
+    const DIRECT_MAP: u64 = 0xff14_57d9_8000_0000;
+
+    /// A piece of the kernel's address space as /proc/kcore would show it, `data` of the file from `offset` on.
+    fn load(vaddr: u64, paddr: u64, offset: u64, size: u64) -> Load {
+        Load { paddr: PhysAddr(paddr), vaddr, offset: PhysAddr(offset), size }
+    }
+
+    /// The kernel's image twice, and two stretches of memory with nothing between them but a page that has no place.
+    fn loads() -> [Load; 4] {
+        [
+            load(0xffff_ffff_9fc0_0000, 0x3000, 0x1000, 0x800),
+            load(0xff73_300a_0000_0000, 0x10_0000, 0x7000, 0x1000),
+            load(DIRECT_MAP + 0x3000, 0x3000, 0x1000, 0x2000),
+            load(DIRECT_MAP + 0x5000, 0x5000, 0x4000, 0x1000),
+        ]
+    }
+
+    fn headers() -> Vec<u8> {
+        let note = Note { paddr: PhysAddr(0x200), size: 0x400 };
+        let mut bytes = vec![0; 0x1000];
+        let contents =
+            Contents { machine: Machine::X86_64, cpu_notes: &[], vmcoreinfo: note, loads: &loads() };
+        build(&contents, &mut bytes).unwrap();
+        // The second one is vmalloc space: it has no physical address.
+        let second = elfcorehdr::layout::slot_offset(2).unwrap() + elfcorehdr::layout::phdr::PADDR;
+        bytes[second..second + 8].fill(0xff);
+        bytes
+    }
+
+    /// The file: byte `n` behind the headers is `n / 256`, so that each 256 bytes can be told apart.
+    fn kcore(bytes: &[u8]) -> Result<Kcore, HostError> {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        for at in (0x1000..0x8000).step_by(256) {
+            file.write_all_at(&[(at / 256) as u8; 256], at).unwrap();
+        }
+        io::Seek::rewind(&mut file).unwrap();
+        Kcore::new("/proc/kcore".into(), file)
+    }
+
+    #[test]
+    fn physical_memory_is_found() {
+        let kcore = kcore(&headers()).unwrap();
+        // physical address, length, first and last byte read
+        let cases = [
+            (0x3000, 1, 0x10, 0x10),
+            (0x37ff, 2, 0x17, 0x18),
+            (0x4ff0, 0x20, 0x2f, 0x40),
+            (0x5f00, 0x100, 0x4f, 0x4f),
+        ];
+        for (start, len, first, last) in cases {
+            let mut bytes = vec![0; len];
+            kcore.read_phys(PhysAddr(start), &mut bytes).unwrap();
+            assert_eq!((bytes[0], bytes[len - 1]), (first, last), "{len:#x} bytes at {start:#x}");
+        }
+        kcore.read_phys(PhysAddr(0x9000), &mut []).unwrap();
+        assert_eq!(kcore.direct_map_offset(), Some(DIRECT_MAP));
+        let text = KernelText { paddr: PhysAddr(0x3000), vaddr: 0xffff_ffff_9fc0_0000, size: 0x800 };
+        assert_eq!(kcore.kernel_text(), Some(text));
+    }
+
+    #[test]
+    fn memory_that_is_not_given_out() {
+        let kcore = kcore(&headers()).unwrap();
+        for (start, len) in [
+            (0x2fff, 1),
+            (0x2fff, 2),
+            (0x5fff, 2),
+            (0x6000, 1),
+            (0x10_0000, 16),
+            (u64::MAX, 1),
+            (u64::MAX, 2),
+        ] {
+            let error = kcore.read_phys(PhysAddr(start), &mut vec![0; len]).unwrap_err();
+            let text = format!(
+                "/proc/kcore does not hold all of the {len:#x} bytes of physical memory at {start:#x}"
+            );
+            assert_eq!(error.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn files_that_are_no_core() {
+        let whole = headers();
+        let mut no_elf = whole.clone();
+        no_elf[1] = b'X';
+        let mut far_table = whole.clone();
+        far_table[0x20..0x28].fill(0xff);
+        for wrong in [&whole[..0], &whole[..63], &no_elf, &far_table] {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(wrong).unwrap();
+            io::Seek::rewind(&mut file).unwrap();
+            let error = Kcore::new("/proc/kcore".into(), file).unwrap_err();
+            assert!(matches!(error, HostError::Malformed { .. }), "{error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_headers_are_taken_or_refused(
+            changes in prop::collection::vec((0usize..0x200, any::<u8>()), 0..8),
+            start in prop_oneof![0x2f00..0x6100u64, any::<u64>()],
+        ) {
+            let mut bytes = headers();
+            changes.into_iter().for_each(|(at, value)| bytes[at] = value);
+            if let Ok(kcore) = kcore(&bytes) {
+                let _ = kcore.read_phys(PhysAddr(start), &mut [0; 64]);
+                let _ = (kcore.direct_map_offset(), kcore.kernel_text());
+            }
+        }
+    }
+}

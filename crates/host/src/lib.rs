@@ -193,8 +193,8 @@ impl Host {
         }))
     }
 
-    /// Physical address of ACPI's root pointer, where the boot loader or EFI told it; `None` on a BIOS machine, where
-    /// the next kernel finds it by itself in low memory.
+    /// Physical address of ACPI's root pointer, from the boot parameters (the kernel's own decompressor leaves there
+    /// what it found in a BIOS machine's low memory) or from EFI; `None` where neither says.
     pub fn acpi_rsdp(&self) -> Result<Option<PhysAddr>, HostError> {
         let boot_params = files::absent_is_none(self.boot_params())?.unwrap_or_default();
         if let Some(address) = firmware::rsdp_in_boot_params(&boot_params) {

@@ -67,3 +67,47 @@ pub(crate) fn parse_cma_ranges(text: &str) -> Result<Vec<PhysRange>, Fault> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn lockdown_in_brackets() {
+        let cases = [
+            ("[none] integrity confidentiality", Lockdown::None),
+            ("none [integrity] confidentiality", Lockdown::Integrity),
+            ("none integrity [confidentiality]", Lockdown::Confidentiality),
+            ("[none]", Lockdown::None),
+        ];
+        for (text, lockdown) in cases {
+            assert_eq!(parse_lockdown(text), Ok(lockdown));
+        }
+        for wrong in ["", "none integrity confidentiality", "[total] none", "[none", "none]"] {
+            assert_eq!(parse_lockdown(wrong).unwrap_err().found, wrong);
+        }
+    }
+
+    #[test]
+    fn cma_ranges_by_line() {
+        let range = |start, end| PhysRange::new(PhysAddr(start), PhysAddr(end)).unwrap();
+        let two = [range(0x1000_0000, 0x1800_0000), range(0x1_4000_0000, 0x1_4800_0000)];
+        assert_eq!(parse_cma_ranges("10000000-17ffffff\n140000000-147ffffff").as_deref(), Ok(&two[..]));
+        assert_eq!(parse_cma_ranges("").as_deref(), Ok(&[][..]));
+        let fault = parse_cma_ranges("10000000-17ffffff\n5-4").unwrap_err();
+        assert_eq!((fault.line, fault.found.as_str()), (Some(2), "5-4"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_taken_or_refused(text in "([a-z\\[\\] ]|none|integrity){0,12}", lines in "([0-9a-f-]{0,20}\n){0,4}") {
+            prop_assert_eq!(parse_lockdown(&text).is_ok(), text.split_whitespace().find(|word| {
+                word.starts_with('[') && word.ends_with(']') && word.len() > 1
+            }).is_some_and(|word| ["[none]", "[integrity]", "[confidentiality]"].contains(&word)));
+            if let Ok(ranges) = parse_cma_ranges(&lines) {
+                prop_assert_eq!(ranges.len(), lines.lines().count());
+            }
+        }
+    }
+}
