@@ -1,0 +1,266 @@
+//! What guests are made of, fetched once: kernels with their modules, Debian's kexec-tools with its libraries.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::debian::{self, Apt};
+
+/// A line of Debian kernels; its newest package at the time of the fetch stands for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KernelLine {
+    /// Debian 12: no crash hotplug.
+    V6_1,
+    /// Debian 13 and 12's backports: crash hotplug.
+    V6_12,
+    /// Debian unstable.
+    V7,
+}
+
+impl KernelLine {
+    /// Every line, oldest first.
+    pub const ALL: [KernelLine; 3] = [KernelLine::V6_1, KernelLine::V6_12, KernelLine::V7];
+
+    /// The name of its place in the cache.
+    pub fn name(self) -> &'static str {
+        match self {
+            KernelLine::V6_1 => "6.1",
+            KernelLine::V6_12 => "6.12",
+            KernelLine::V7 => "7",
+        }
+    }
+
+    fn package_prefix(self) -> String {
+        format!("linux-image-{}.", self.name())
+    }
+
+    fn owns(self, package: &str) -> bool {
+        let middle =
+            package.strip_prefix(&self.package_prefix()).and_then(|rest| rest.strip_suffix("-amd64"));
+        middle.is_some_and(|middle| !middle.ends_with("-cloud") && !middle.ends_with("-rt"))
+    }
+}
+
+/// A fetched kernel.
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    /// Its line.
+    pub line: KernelLine,
+    /// Its release, as `uname -r` prints it.
+    pub release: String,
+    root: PathBuf,
+}
+
+impl Kernel {
+    /// The kernel image, a bzImage.
+    pub fn image(&self) -> PathBuf {
+        self.root.join("boot").join(format!("vmlinuz-{}", self.release))
+    }
+
+    /// The directory of its modules, with what depmod wrote.
+    pub fn modules(&self) -> PathBuf {
+        self.root.join("lib/modules").join(&self.release)
+    }
+}
+
+/// The directory with everything fetched.
+#[derive(Clone, Debug)]
+pub struct Cache {
+    dir: PathBuf,
+}
+
+impl Cache {
+    /// The cache at its usual place, see [`debian::cache_dir`].
+    pub fn open() -> Result<Cache> {
+        let dir = debian::cache_dir()?;
+        fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
+        Ok(Cache { dir })
+    }
+
+    /// The fetched kernel of a line.
+    pub fn kernel(&self, line: KernelLine) -> Result<Kernel> {
+        let root = self.kernel_dir(line);
+        ensure!(
+            root.exists(),
+            "kernel {} is not in {}: run `cargo xtask fetch`",
+            line.name(),
+            self.dir.display()
+        );
+        Kernel::in_dir(line, &root)
+    }
+
+    /// The root of Debian's kexec-tools and the libraries that it needs.
+    pub fn kexec_tools(&self) -> Result<PathBuf> {
+        let root = self.dir.join("kexec-tools");
+        ensure!(root.exists(), "kexec-tools is not in {}: run `cargo xtask fetch`", self.dir.display());
+        Ok(root)
+    }
+
+    fn kernel_dir(&self, line: KernelLine) -> PathBuf {
+        self.dir.join("kernel").join(line.name())
+    }
+
+    /// Fetches what is missing; with `refresh` everything, as new as Debian has it. Without network it works as
+    /// long as nothing is missing.
+    pub fn fetch(&self, refresh: bool, say: &dyn Fn(String)) -> Result<()> {
+        let mut apt = None;
+        for line in KernelLine::ALL {
+            let target = self.kernel_dir(line);
+            if refresh || !target.exists() {
+                let apt = self.fresh_apt(&mut apt, say)?;
+                let package = apt.newest(&line.package_prefix(), |name| line.owns(name))?;
+                say(format!("kernel {}: {} {}", line.name(), package.name, package.version));
+                let parts = apt.kernel_parts(package)?;
+                install(&target, |new| {
+                    apt.extract(&parts, new)?;
+                    prepare_kernel(new)?;
+                    Kernel::in_dir(line, new).map(drop)
+                })?;
+            }
+            say(format!("kernel {}: {}", line.name(), self.kernel(line)?.release));
+        }
+        let target = self.dir.join("kexec-tools");
+        if refresh || !target.exists() {
+            let apt = self.fresh_apt(&mut apt, say)?;
+            let mut packages = vec![apt.newest("kexec-tools", |name| name == "kexec-tools")?];
+            packages.extend(apt.libraries("kexec-tools", "sid")?);
+            install(&target, |new| {
+                apt.extract(&packages, new)?;
+                fs::write(new.join("version"), &packages[0].version)?;
+                keep_needed_libraries(new)
+            })?;
+        }
+        say(format!("kexec-tools: {}", fs::read_to_string(target.join("version"))?));
+        Ok(())
+    }
+
+    fn fresh_apt<'a>(&self, slot: &'a mut Option<Apt>, say: &dyn Fn(String)) -> Result<&'a Apt> {
+        if slot.is_none() {
+            say(format!("reading the package indexes of {}", debian::SUITES.join(", ")));
+            let apt = Apt::open(&self.dir)?;
+            apt.update()?;
+            *slot = Some(apt);
+        }
+        slot.as_ref().context("apt was not opened")
+    }
+}
+
+impl Kernel {
+    fn in_dir(line: KernelLine, root: &Path) -> Result<Kernel> {
+        for entry in fs::read_dir(root.join("boot"))? {
+            let name = entry?.file_name();
+            if let Some(release) = name.to_string_lossy().strip_prefix("vmlinuz-") {
+                return Ok(Kernel { line, release: release.into(), root: root.into() });
+            }
+        }
+        bail!("no vmlinuz-* in {}/boot", root.display())
+    }
+}
+
+/// Has `fill` make a directory beside `target`, then puts it in `target`'s place.
+fn install(target: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let new =
+        target.with_file_name(format!("new-{}", target.file_name().unwrap_or_default().to_string_lossy()));
+    debian::recreate(&new)?;
+    fill(&new)?;
+    if target.exists() {
+        fs::remove_dir_all(target)?;
+    }
+    fs::rename(&new, target).with_context(|| format!("putting {} in place", target.display()))
+}
+
+/// Gives an extracted kernel package one layout (`lib/modules` at the top, the image in `boot`), and its module index.
+fn prepare_kernel(root: &Path) -> Result<()> {
+    let merged = root.join("usr/lib/modules");
+    if merged.exists() {
+        fs::create_dir_all(root.join("lib"))?;
+        fs::rename(merged, root.join("lib/modules"))?;
+    }
+    let doc = root.join("usr");
+    if doc.exists() {
+        fs::remove_dir_all(doc)?;
+    }
+    for entry in fs::read_dir(root.join("lib/modules"))? {
+        let release = entry?.file_name();
+        let beside_modules = root.join("lib/modules").join(&release).join("vmlinuz");
+        if beside_modules.exists() {
+            fs::create_dir_all(root.join("boot"))?;
+            fs::rename(
+                beside_modules,
+                root.join("boot").join(format!("vmlinuz-{}", release.to_string_lossy())),
+            )?;
+        }
+        debian::run(Command::new("depmod").arg("-b").arg(root).arg(release).env("PATH", sbin_path()))?;
+    }
+    Ok(())
+}
+
+/// The search path with the system directories that a plain user's lacks.
+pub fn sbin_path() -> String {
+    format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default())
+}
+
+/// Where the dynamic linker is, in Debian's packages and in the guest.
+pub const LINKER: &str = "usr/lib64/ld-linux-x86-64.so.2";
+/// Where the libraries are, in Debian's packages and in the guest.
+pub const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
+
+/// Leaves kexec, the dynamic linker and the libraries that kexec loads; the rest of the packages goes.
+fn keep_needed_libraries(root: &Path) -> Result<()> {
+    let linker = fs::canonicalize(root.join(LINKER))
+        .or_else(|_| fs::canonicalize(root.join(LIBRARIES).join("ld-linux-x86-64.so.2")));
+    let linker = linker.context("kexec-tools' libc6 brought no dynamic linker")?;
+    let libraries = root.join(LIBRARIES);
+    let kexec =
+        ["usr/sbin/kexec", "sbin/kexec"].map(|path| root.join(path)).into_iter().find(|path| path.exists());
+    let kexec = kexec.context("the package kexec-tools holds no sbin/kexec")?;
+    let list = debian::output(
+        Command::new(&linker).arg("--library-path").arg(&libraries).arg("--list").arg(&kexec),
+    )?;
+    let kept = root.join("kept");
+    fs::create_dir_all(kept.join(LIBRARIES))?;
+    fs::create_dir_all(kept.join("usr/lib64"))?;
+    fs::create_dir_all(kept.join("usr/sbin"))?;
+    for path in list.lines().filter_map(|line| line.split("=> ").nth(1)?.split(" (").next()) {
+        let path = Path::new(path);
+        if let Some(name) = path.file_name().filter(|_| path.starts_with(&libraries)) {
+            fs::copy(path, kept.join(LIBRARIES).join(name))?;
+        }
+    }
+    fs::copy(&linker, kept.join(LINKER))?;
+    fs::copy(&kexec, kept.join("usr/sbin/kexec"))?;
+    for old in ["usr", "etc", "var", "lib", "lib64", "sbin", "bin"].map(|old| root.join(old)) {
+        if old.is_symlink() {
+            fs::remove_file(old)?;
+        } else if old.exists() {
+            fs::remove_dir_all(old)?;
+        }
+    }
+    fs::rename(kept.join("usr"), root.join("usr"))?;
+    fs::remove_dir(kept)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::KernelLine;
+
+    #[test]
+    fn a_line_owns_its_plain_amd64_packages() {
+        let cases = [
+            (KernelLine::V6_12, "linux-image-6.12.107+deb13-amd64", true),
+            (KernelLine::V6_12, "linux-image-6.12.107+deb13-cloud-amd64", false),
+            (KernelLine::V6_12, "linux-image-6.12.107+deb13-rt-amd64", false),
+            (KernelLine::V6_12, "linux-image-6.12.107+deb13-amd64-dbg", false),
+            (KernelLine::V6_12, "linux-image-6.12.107+deb13-amd64-unsigned", false),
+            (KernelLine::V6_1, "linux-image-6.1.0-50-amd64", true),
+            (KernelLine::V6_1, "linux-image-6.12.107+deb13-amd64", false),
+            (KernelLine::V7, "linux-image-7.2.13+deb14-amd64", true),
+        ];
+        for (line, package, owned) in cases {
+            assert_eq!(line.owns(package), owned, "{line:?} {package}");
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! What a capture left on the dump disk.
+
+use std::fs::{self, File};
+use std::io::{Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use ext4_view::{Ext4, FileType};
+
+/// Files of one dump, copied out of the disk image.
+#[derive(Clone, Debug)]
+pub struct Dump {
+    /// Where the copies are.
+    pub dir: PathBuf,
+    /// Where they were on the disk.
+    pub origin: String,
+    /// Their names.
+    pub names: Vec<String>,
+}
+
+impl Dump {
+    /// Copies the one dump on `disk` to `target`. An error if there is none, or more than one.
+    pub fn take(disk: &Path, target: &Path) -> Result<Dump> {
+        let fs = Ext4::load_from_path(disk)
+            .with_context(|| format!("reading the file system on {}", disk.display()))?;
+        let mut homes = Vec::new();
+        find_dumps(&fs, "", &mut homes)?;
+        ensure!(!homes.is_empty(), "no dump on the dump disk: the capture kernel saved nothing");
+        ensure!(homes.len() == 1, "more than one dump on the dump disk: {homes:?}");
+        let origin = homes.remove(0);
+        crate::debian::recreate(target)?;
+        let mut names = Vec::new();
+        for entry in fs.read_dir(origin.as_str())? {
+            let entry = entry?;
+            let name = entry.file_name().as_str()?.to_owned();
+            if entry.file_type()? == FileType::Regular {
+                copy_sparse(&fs, &format!("{origin}/{name}"), &target.join(&name))?;
+                names.push(name);
+            }
+        }
+        names.sort();
+        Ok(Dump { dir: target.into(), origin, names })
+    }
+
+    /// The complete memory image; an error if the capture did not finish it.
+    pub fn vmcore(&self) -> Result<PathBuf> {
+        ensure!(self.has("vmcore"), "{} holds {:?} but no finished vmcore", self.origin, self.names);
+        Ok(self.dir.join("vmcore"))
+    }
+
+    /// Whether there is a file of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.names.iter().any(|have| have == name)
+    }
+
+    /// A text file of the dump.
+    pub fn text(&self, name: &str) -> Result<String> {
+        ensure!(self.has(name), "{} holds {:?} but no {name}", self.origin, self.names);
+        Ok(String::from_utf8_lossy(&fs::read(self.dir.join(name))?).into_owned())
+    }
+}
+
+fn find_dumps(fs: &Ext4, dir: &str, homes: &mut Vec<String>) -> Result<()> {
+    let mut holds_dump = false;
+    for entry in fs.read_dir(if dir.is_empty() { "/" } else { dir })? {
+        let entry = entry?;
+        let name = entry.file_name().as_str()?.to_owned();
+        match entry.file_type()? {
+            FileType::Directory if name != "." && name != ".." && name != "lost+found" => {
+                find_dumps(fs, &format!("{dir}/{name}"), homes)?;
+            }
+            FileType::Regular if name.starts_with("vmcore") => holds_dump = true,
+            _ => {}
+        }
+    }
+    if holds_dump {
+        homes.push(dir.to_owned());
+    }
+    Ok(())
+}
+
+/// Copies a file out of the image; blocks of zeros become holes.
+fn copy_sparse(fs: &Ext4, from: &str, to: &Path) -> Result<()> {
+    let mut source = fs.open(from).with_context(|| format!("opening {from} on the dump disk"))?;
+    let mut target = File::create(to)?;
+    let mut block = vec![0; 4096];
+    let mut length = 0;
+    loop {
+        let count =
+            source.read_bytes(&mut block).with_context(|| format!("reading {from} on the dump disk"))?;
+        let bytes = block.get(..count).unwrap_or_default();
+        if bytes.is_empty() {
+            break;
+        }
+        if bytes.iter().all(|byte| *byte == 0) {
+            target.seek(SeekFrom::Current(i64::try_from(count)?))?;
+        } else {
+            target.write_all(bytes)?;
+        }
+        length += count as u64;
+    }
+    target.set_len(length)?;
+    Ok(())
+}

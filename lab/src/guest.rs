@@ -1,0 +1,399 @@
+//! A running guest: what the host can ask of it and do to it.
+
+use std::fmt;
+use std::fs;
+use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::ops::Range;
+use std::os::unix::net::UnixStream;
+use std::process::Child;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use lab_agent::{Answer, Manifest, Ran, Request, Run, State};
+
+use crate::cache::Kernel;
+use crate::machine::{MANIFEST_DISK, MIB, Paths};
+use crate::qmp::Qmp;
+use crate::say::Teller;
+
+/// The pattern that guests' memory is filled with.
+const SEED: u64 = 0x686f_7464_756d_7001;
+
+/// A time limit, longer where `HOTDUMP_LAB_PATIENCE` (a factor) says that the host is slow.
+pub fn patience(seconds: u64) -> Duration {
+    let factor = std::env::var("HOTDUMP_LAB_PATIENCE").ok().and_then(|text| text.parse::<f64>().ok());
+    Duration::from_secs(seconds).mul_f64(factor.unwrap_or(1.0).clamp(0.1, 100.0))
+}
+
+/// A guest whose first kernel runs. It ends when this is dropped.
+pub struct Guest {
+    /// The kernel that it runs.
+    pub kernel: Kernel,
+    /// Its files on the host.
+    pub paths: Paths,
+    /// CPUs and memory when it had booted.
+    pub at_boot: State,
+    qemu: Child,
+    qmp: Qmp,
+    agent: BufReader<UnixStream>,
+    tell: Teller,
+    dimms: u32,
+}
+
+/// A guest that has crashed, and whose machine has ended.
+pub struct Crashed {
+    /// Its files on the host.
+    pub paths: Paths,
+    /// CPUs and memory just before the crash.
+    pub before: State,
+    /// The memory blocks that were added since boot, as ranges of physical addresses.
+    pub hot_added: Vec<Range<u64>>,
+    /// What the filled memory must hold; none where nothing was filled.
+    pub manifest: Option<Manifest>,
+    /// From the panic to the end of the machine.
+    pub took: Duration,
+    /// Says what goes on.
+    pub tell: Teller,
+}
+
+impl Guest {
+    /// Takes over a started QEMU and waits until the agent answers.
+    pub fn attach(kernel: Kernel, paths: Paths, qemu: Child, tell: Teller) -> Result<Guest> {
+        let start = Instant::now();
+        let mut qemu = KillOnError(Some(qemu));
+        let agent = loop {
+            match UnixStream::connect(paths.agent_socket()) {
+                Ok(stream) => break stream,
+                Err(error) if start.elapsed() > patience(20) => {
+                    return Err(error).context("QEMU did not open the agent's port");
+                }
+                Err(_) => qemu.still_runs(&paths)?,
+            }
+            sleep(Duration::from_millis(20));
+        };
+        let qmp = Qmp::connect(&paths.qmp_socket(), patience(60))?;
+        let qemu = qemu.0.take().context("QEMU is gone")?;
+        let nothing = State {
+            release: String::new(),
+            online_cpus: Vec::new(),
+            present_cpus: Vec::new(),
+            block_size: 0,
+            online_blocks: Vec::new(),
+            memory_total: 0,
+            memory_available: 0,
+        };
+        let agent = BufReader::new(agent);
+        let mut guest = Guest { kernel, paths, at_boot: nothing, qemu, qmp, agent, tell, dimms: 0 };
+        let answer = guest.answer(patience(120)).context("waiting for the guest to boot")?;
+        let Answer::Ready { release } = answer else { bail!("the agent greets with {answer:?}") };
+        ensure!(
+            release == guest.kernel.release,
+            "the guest runs {release} instead of {}",
+            guest.kernel.release
+        );
+        for module in ["virtio_pci", "virtio_blk", "ext4"] {
+            guest.run(["modprobe", module])?.ok()?;
+        }
+        guest.at_boot = guest.state()?;
+        guest.say(format!(
+            "booted {release}: {} MiB, {} CPUs, {:.1} s",
+            guest.at_boot.online_bytes() / MIB,
+            guest.at_boot.online_cpus.len(),
+            start.elapsed().as_secs_f64()
+        ));
+        Ok(guest)
+    }
+
+    /// Tells the person at the terminal.
+    pub fn say(&self, line: impl fmt::Display) {
+        self.tell.say(line);
+    }
+
+    /// Runs a program as root to its end, whatever its exit code.
+    pub fn run<I: IntoIterator<Item = S>, S: Into<String>>(&mut self, argv: I) -> Result<Outcome> {
+        self.run_as(None, argv)
+    }
+
+    /// Runs a line of shell as root.
+    pub fn shell(&mut self, line: &str) -> Result<Outcome> {
+        self.run(["sh", "-c", line])
+    }
+
+    /// Runs a program as the user `uid`.
+    pub fn run_as<I: IntoIterator<Item = S>, S: Into<String>>(
+        &mut self,
+        uid: Option<u32>,
+        argv: I,
+    ) -> Result<Outcome> {
+        let argv: Vec<String> = argv.into_iter().map(Into::into).collect();
+        let limit = patience(180);
+        let run = Run { argv: argv.clone(), uid, seconds: limit.as_secs() };
+        match self.ask(&Request::Run(run), limit + Duration::from_secs(20))? {
+            Answer::Ran(ran) => Ok(Outcome { argv, ran }),
+            other => bail!("to {argv:?} the agent answers {other:?}"),
+        }
+    }
+
+    /// Writes a file in the guest.
+    pub fn write(&mut self, path: &str, mode: u32, bytes: &[u8]) -> Result<()> {
+        self.done(&Request::Write { path: path.into(), mode, bytes: bytes.into() })
+    }
+
+    /// Reads a file of the guest.
+    pub fn read(&mut self, path: &str) -> Result<Vec<u8>> {
+        match self.ask(&Request::Read { path: path.into() }, patience(60))? {
+            Answer::Bytes(bytes) => Ok(bytes),
+            other => bail!("to a read of {path} the agent answers {other:?}"),
+        }
+    }
+
+    /// Reads a text file of the guest, without the white space around it.
+    pub fn read_text(&mut self, path: &str) -> Result<String> {
+        Ok(String::from_utf8_lossy(&self.read(path)?).trim().to_owned())
+    }
+
+    /// CPUs and memory as they are now.
+    pub fn state(&mut self) -> Result<State> {
+        match self.ask(&Request::State, patience(60))? {
+            Answer::State(state) => Ok(state),
+            other => bail!("asked for its state the agent answers {other:?}"),
+        }
+    }
+
+    /// Plugs in a memory module and waits until the guest has it online. Gives the name to remove it by.
+    pub fn add_memory(&mut self, bytes: u64) -> Result<String> {
+        let before = self.state()?.online_bytes();
+        let id = format!("dimm{}", self.dimms);
+        self.dimms += 1;
+        self.qmp.add_dimm(&id, bytes)?;
+        let what = format!("{} MiB more to be online", bytes / MIB);
+        let state = self.wait_for(&what, |state| state.online_bytes() >= before + bytes)?;
+        self.say(format!("added {} MiB: {} MiB online", bytes / MIB, state.online_bytes() / MIB));
+        Ok(id)
+    }
+
+    /// Takes a memory module out and waits until its blocks are gone. Its memory must have been onlined as movable.
+    pub fn remove_memory(&mut self, id: &str, bytes: u64) -> Result<()> {
+        let before = self.state()?.online_bytes();
+        self.qmp.remove_device(id)?;
+        let what = format!("{} MiB less to be online", bytes / MIB);
+        let state = self.wait_for(&what, |state| state.online_bytes() + bytes <= before)?;
+        self.say(format!("removed {} MiB: {} MiB online", bytes / MIB, state.online_bytes() / MIB));
+        Ok(())
+    }
+
+    /// Plugs in a CPU, brings it online and gives its number.
+    pub fn add_cpu(&mut self) -> Result<u32> {
+        let before = self.state()?.present_cpus;
+        self.qmp.add_cpu(&format!("cpu{}", before.len()))?;
+        let state = self.wait_for("a new CPU", |state| state.present_cpus.len() > before.len())?;
+        let new = state.present_cpus.into_iter().find(|cpu| !before.contains(cpu)).context("no new CPU")?;
+        self.done(&Request::SetCpu { cpu: new, online: true })?;
+        let state = self.wait_for("the new CPU to be online", |state| state.online_cpus.contains(&new))?;
+        self.say(format!("added CPU {new}: {} CPUs online", state.online_cpus.len()));
+        Ok(new)
+    }
+
+    /// Fills the memory with the pattern, so that only `leave` bytes stay available. Gives the number of pages.
+    pub fn fill(&mut self, leave: u64) -> Result<u64> {
+        let start = Instant::now();
+        let pages = match self.ask(&Request::Fill { seed: SEED, leave }, patience(240))? {
+            Answer::Filled { pages } => pages,
+            other => bail!("asked to fill memory the agent answers {other:?}"),
+        };
+        self.say(format!("filled {pages} pages with the pattern, {:.1} s", start.elapsed().as_secs_f64()));
+        Ok(pages)
+    }
+
+    /// Has CPU `cpu` panic and waits for the machine's end. Writes the manifest before, if memory was filled.
+    pub fn crash(mut self, cpu: u32) -> Result<Crashed> {
+        let before = self.state()?;
+        let sealed = self.ask(&Request::Seal { disk: MANIFEST_DISK.into() }, patience(120));
+        let manifest = match sealed {
+            Ok(Answer::Sealed { moved, runs }) => {
+                self.say(format!("manifest written: {runs} runs of frames, {moved} pages had moved"));
+                true
+            }
+            Err(error) if error.to_string().contains("nothing is filled") => false,
+            Err(error) => return Err(error),
+            Ok(other) => bail!("asked for the manifest the agent answers {other:?}"),
+        };
+        self.say(format!("crash on CPU {cpu}"));
+        self.done(&Request::Crash { cpu })?;
+        let took = self.wait_for_end(patience(400))?;
+        self.say(format!("the machine ended {:.1} s after the crash", took.as_secs_f64()));
+        let manifest = if manifest { Some(self.read_manifest()?) } else { None };
+        let hot_added = new_blocks(&self.at_boot, &before);
+        Ok(Crashed { paths: self.paths.clone(), before, hot_added, manifest, took, tell: self.tell.clone() })
+    }
+
+    /// What the console has shown until now.
+    pub fn console(&self) -> Result<String> {
+        Ok(String::from_utf8_lossy(&fs::read(self.paths.console())?).into_owned())
+    }
+
+    fn read_manifest(&self) -> Result<Manifest> {
+        let path = self.paths.manifest_disk();
+        let bytes = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+        Manifest::from_bytes(&bytes).with_context(|| format!("{} holds no manifest", path.display()))
+    }
+
+    fn wait_for_end(&mut self, limit: Duration) -> Result<Duration> {
+        let start = Instant::now();
+        while self.qemu.try_wait()?.is_none() {
+            if start.elapsed() > limit {
+                bail!(
+                    "the machine still runs {} s after the crash: {}",
+                    limit.as_secs(),
+                    last_line(&self.console()?)
+                );
+            }
+            sleep(Duration::from_millis(50));
+        }
+        Ok(start.elapsed())
+    }
+
+    fn wait_for(&mut self, what: &str, holds: impl Fn(&State) -> bool) -> Result<State> {
+        let limit = patience(60);
+        let start = Instant::now();
+        loop {
+            let state = self.state()?;
+            if holds(&state) {
+                return Ok(state);
+            }
+            ensure!(start.elapsed() < limit, "waited {} s for {what}; now: {state:?}", limit.as_secs());
+            sleep(Duration::from_millis(200));
+        }
+    }
+
+    fn done(&mut self, request: &Request) -> Result<()> {
+        match self.ask(request, patience(60))? {
+            Answer::Done => Ok(()),
+            other => bail!("the agent answers {other:?}"),
+        }
+    }
+
+    fn ask(&mut self, request: &Request, limit: Duration) -> Result<Answer> {
+        let line = serde_json::to_string(request)? + "\n";
+        self.agent.get_mut().write_all(line.as_bytes()).context("sending a request to the agent")?;
+        match self.answer(limit)? {
+            Answer::Failed(why) => bail!("the agent says: {why}"),
+            answer => Ok(answer),
+        }
+    }
+
+    fn answer(&mut self, limit: Duration) -> Result<Answer> {
+        let deadline = Instant::now() + limit;
+        let mut line = Vec::new();
+        loop {
+            self.agent.get_ref().set_read_timeout(Some(Duration::from_millis(500)))?;
+            match self.agent.read_until(b'\n', &mut line) {
+                Ok(0) => bail!("the guest ended; its last words: {}", last_line(&self.console()?)),
+                Ok(_) if line.ends_with(b"\n") => break,
+                Ok(_) => {}
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                    ensure!(Instant::now() < deadline, "no answer in {} s", limit.as_secs());
+                }
+                Err(error) => return Err(error).context("reading the agent's answer"),
+            }
+        }
+        serde_json::from_slice(&line)
+            .with_context(|| format!("the agent said {}", String::from_utf8_lossy(&line)))
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.qemu.kill();
+        let _ = self.qemu.wait();
+    }
+}
+
+/// Ends QEMU where attaching to it fails.
+struct KillOnError(Option<Child>);
+
+impl KillOnError {
+    fn still_runs(&mut self, paths: &Paths) -> Result<()> {
+        if let Some(status) = self.0.as_mut().and_then(|child| child.try_wait().transpose()).transpose()? {
+            let log = fs::read_to_string(paths.qemu_log()).unwrap_or_default();
+            bail!("QEMU ended at once ({status}): {}", log.trim());
+        }
+        Ok(())
+    }
+}
+
+impl Drop for KillOnError {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// How a program in the guest ended, with methods that turn surprises into errors.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// How it ended.
+    pub ran: Ran,
+}
+
+impl Outcome {
+    /// The program must have succeeded; gives its standard output.
+    pub fn ok(&self) -> Result<&str> {
+        self.exits(0)
+    }
+
+    /// The program must have ended with this exit code; gives its standard output.
+    pub fn exits(&self, code: i32) -> Result<&str> {
+        ensure!(self.ran.code == Some(code), "expected exit code {code}:\n{self}");
+        Ok(&self.ran.stdout)
+    }
+
+    /// What it printed, standard output first, must contain `text`.
+    pub fn says(&self, text: &str) -> Result<&Outcome> {
+        ensure!(self.printed().contains(text), "expected to read {text:?}:\n{self}");
+        Ok(self)
+    }
+
+    /// All that it printed, standard output first.
+    pub fn printed(&self) -> String {
+        format!("{}{}", self.ran.stdout, self.ran.stderr)
+    }
+
+    /// From before it started to its end, by the guest's clock.
+    pub fn took(&self) -> Duration {
+        Duration::from_nanos(self.ran.nanoseconds)
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "$ {}\n{}", self.argv.join(" "), self.printed())?;
+        match (self.ran.code, self.ran.signal) {
+            (Some(code), _) => write!(f, "[exit code {code}]"),
+            (None, signal) => write!(f, "[signal {}]", signal.unwrap_or_default()),
+        }
+    }
+}
+
+/// The blocks that are online in `now` and were not in `before`, neighbours joined.
+fn new_blocks(before: &State, now: &State) -> Vec<Range<u64>> {
+    let mut ranges: Vec<Range<u64>> = Vec::new();
+    for block in now.online_blocks.iter().filter(|block| !before.online_blocks.contains(block)) {
+        let (start, end) = (block * now.block_size, (block + 1) * now.block_size);
+        match ranges.last_mut() {
+            Some(last) if last.end == start => last.end = end,
+            _ => ranges.push(start..end),
+        }
+    }
+    ranges
+}
+
+fn last_line(text: &str) -> &str {
+    text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("(nothing)").trim()
+}

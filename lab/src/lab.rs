@@ -1,0 +1,189 @@
+//! Where scenarios begin: what guests are built from, and how one is described and booted.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::cache::{Cache, Kernel, KernelLine};
+use crate::check::{Core, Findings};
+use crate::dump::Dump;
+use crate::files::{Extra, Sources};
+use crate::guest::{Crashed, Guest};
+use crate::machine::{Clock, Firmware, Hardware, Paths};
+use crate::say::Teller;
+
+/// Where the capture initramfs made of busybox is in a guest.
+pub const BUSYBOX_CAPTURE: &str = "/boot/capture-busybox.cpio";
+
+/// What all scenarios share.
+#[derive(Clone, Debug)]
+pub struct Lab {
+    /// What guests are built from.
+    pub sources: Sources,
+    /// Where guests' files go, a directory each.
+    pub dir: PathBuf,
+}
+
+impl Lab {
+    /// A lab for the source tree at `root`: programs from `target/dist/x86_64`, files in `target/lab`.
+    pub fn of_tree(root: &Path) -> Result<Lab> {
+        let dist = root.join("target/dist/x86_64");
+        let hotdump = dist.join("hotdump");
+        let busybox =
+            ["/usr/bin/busybox", "/bin/busybox"].map(PathBuf::from).into_iter().find(|path| path.exists());
+        let sources = Sources {
+            cache: Cache::open()?,
+            agent: dist.join("lab-agent"),
+            hotdump: hotdump.exists().then_some(hotdump),
+            busybox: busybox.context("busybox is missing: install busybox-static (`cargo xtask setup`)")?,
+        };
+        Ok(Lab { sources, dir: root.join("target/lab") })
+    }
+
+    /// Describes a guest with the newest kernel of `line`. `name` names its directory and its progress lines.
+    pub fn guest(&self, name: &str, line: KernelLine) -> Result<Plan<'_>> {
+        let kernel = self.sources.cache.kernel(line)?;
+        let plan = Plan {
+            lab: self,
+            name: name.into(),
+            kernel,
+            hardware: Hardware::default(),
+            crashkernel: Some("256M".into()),
+            cmdline: Vec::new(),
+            busybox_capture: false,
+            extra: Vec::new(),
+        };
+        Ok(plan)
+    }
+
+    /// The directory of a scenario's guest.
+    pub fn paths(&self, name: &str) -> Paths {
+        Paths { dir: self.dir.join(name) }
+    }
+}
+
+/// A guest before it boots.
+#[derive(Clone, Debug)]
+pub struct Plan<'a> {
+    lab: &'a Lab,
+    name: String,
+    kernel: Kernel,
+    hardware: Hardware,
+    crashkernel: Option<String>,
+    cmdline: Vec<String>,
+    busybox_capture: bool,
+    extra: Vec<Extra>,
+}
+
+impl Plan<'_> {
+    /// Memory at boot in bytes (1 GiB if not said).
+    pub fn memory(mut self, bytes: u64) -> Self {
+        self.hardware.memory = bytes;
+        self
+    }
+
+    /// CPUs at boot (2 if not said); two more can be added.
+    pub fn cpus(mut self, cpus: u32) -> Self {
+        self.hardware.cpus = cpus;
+        self
+    }
+
+    /// Size of the dump disk in bytes (16 GiB if not said; the file is sparse).
+    pub fn dump_disk(mut self, bytes: u64) -> Self {
+        self.hardware.dump_disk = bytes;
+        self
+    }
+
+    /// Boots by UEFI instead of BIOS.
+    pub fn uefi(mut self) -> Self {
+        self.hardware.firmware = Firmware::Uefi;
+        self
+    }
+
+    /// Counts guest time by instructions.
+    pub fn counted_time(mut self) -> Self {
+        self.hardware.clock = Clock::Instructions;
+        self
+    }
+
+    /// Keeps the guest's memory in a file, so that the host can change it: see [`Paths::memory`].
+    pub fn memory_in_file(mut self) -> Self {
+        self.hardware.memory_in_file = true;
+        self
+    }
+
+    /// The value of `crashkernel=` (256M if not said).
+    pub fn crashkernel(mut self, value: &str) -> Self {
+        self.crashkernel = Some(value.into());
+        self
+    }
+
+    /// Boots without a crash reservation.
+    pub fn no_crashkernel(mut self) -> Self {
+        self.crashkernel = None;
+        self
+    }
+
+    /// Adds words to the kernel command line.
+    pub fn cmdline(mut self, words: &str) -> Self {
+        self.cmdline.push(words.into());
+        self
+    }
+
+    /// Puts the capture initramfs made of busybox into the guest, at [`BUSYBOX_CAPTURE`].
+    pub fn busybox_capture(mut self) -> Self {
+        self.busybox_capture = true;
+        self
+    }
+
+    /// Puts the host's file `from` into the guest at `path`. Files of more than some KiB go in this way: the agent's
+    /// serial port is slow.
+    pub fn file(mut self, path: &str, mode: u32, from: &Path) -> Self {
+        self.extra.push(Extra { path: path.trim_start_matches('/').into(), mode, from: from.into() });
+        self
+    }
+
+    /// Builds the initramfs and the disks, and boots.
+    pub fn boot(mut self) -> Result<Guest> {
+        let tell = Teller::new(&self.name);
+        let paths = self.lab.paths(&self.name);
+        crate::debian::recreate(&paths.dir)?;
+        tell.say(format!("boot {}", self.kernel.release));
+        if self.busybox_capture {
+            let capture = paths.dir.join("capture.cpio");
+            self.lab.sources.busybox_capture_initramfs(&self.kernel, &capture)?;
+            self = self.file(BUSYBOX_CAPTURE, 0o644, &capture);
+        }
+        self.lab.sources.first_initramfs(&self.kernel, &self.extra, &paths.initramfs())?;
+        self.hardware.make_disks(&paths)?;
+        let mut words =
+            vec!["console=ttyS0".to_owned(), "panic=-1".into(), "memhp_default_state=online".into()];
+        words.extend(self.crashkernel.map(|value| format!("crashkernel={value}")));
+        words.extend(self.cmdline);
+        let qemu = self.hardware.start(&paths, &self.kernel.image(), &words.join(" "))?;
+        Guest::attach(self.kernel, paths, qemu, tell)
+    }
+}
+
+impl Crashed {
+    /// Takes the dump off the dump disk.
+    pub fn dump(&self) -> Result<Dump> {
+        Dump::take(&self.paths.dump_disk(), &self.paths.dir.join("dump"))
+    }
+
+    /// Takes the dump and compares every page of the manifest with it.
+    pub fn compare(&self) -> Result<(Core, Findings)> {
+        let core = Core::open(&self.dump()?.vmcore()?)?;
+        let manifest =
+            self.manifest.as_ref().context("no memory was filled: nothing to compare the dump with")?;
+        let findings = core.compare(manifest, &self.hot_added)?;
+        self.tell.say(&findings);
+        Ok((core, findings))
+    }
+
+    /// What the console showed, the capture kernel's part included.
+    pub fn console(&self) -> Result<String> {
+        Ok(String::from_utf8_lossy(&fs::read(self.paths.console())?).into_owned())
+    }
+}

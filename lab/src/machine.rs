@@ -1,0 +1,246 @@
+//! The virtual machine: what it is made of, and QEMU's command line for that.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::debian;
+use crate::files::{DUMP_LABEL, DUMP_UUID};
+
+/// One mebibyte.
+pub const MIB: u64 = 1 << 20;
+/// One gibibyte.
+pub const GIB: u64 = 1 << 30;
+
+/// The serial number of the disk that the agent writes the manifest to.
+pub const MANIFEST_DISK: &str = "manifest";
+const MANIFEST_BYTES: u64 = 256 * MIB;
+
+/// What starts the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Firmware {
+    /// SeaBIOS.
+    Bios,
+    /// OVMF.
+    Uefi,
+}
+
+/// How the guest's clock runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clock {
+    /// With the host's.
+    Real,
+    /// By the number of instructions executed: repeats within a percent, on any host.
+    Instructions,
+}
+
+/// What a guest's machine is made of.
+#[derive(Clone, Debug)]
+pub struct Hardware {
+    /// Memory at boot in bytes.
+    pub memory: u64,
+    /// CPUs at boot; places for two more are free.
+    pub cpus: u32,
+    /// What starts the kernel.
+    pub firmware: Firmware,
+    /// How the guest's clock runs.
+    pub clock: Clock,
+    /// Keep the memory in a file that the host can write to, see [`Paths::memory`].
+    pub memory_in_file: bool,
+    /// Size of the dump disk in bytes.
+    pub dump_disk: u64,
+}
+
+impl Default for Hardware {
+    fn default() -> Hardware {
+        Hardware {
+            memory: GIB,
+            cpus: 2,
+            firmware: Firmware::Bios,
+            clock: Clock::Real,
+            memory_in_file: false,
+            dump_disk: 16 * GIB,
+        }
+    }
+}
+
+/// Where a guest's files are on the host.
+#[derive(Clone, Debug)]
+pub struct Paths {
+    /// Their directory.
+    pub dir: PathBuf,
+}
+
+impl Paths {
+    /// What the guest writes to its first serial port.
+    pub fn console(&self) -> PathBuf {
+        self.dir.join("console.log")
+    }
+
+    /// What QEMU itself says.
+    pub fn qemu_log(&self) -> PathBuf {
+        self.dir.join("qemu.log")
+    }
+
+    /// The first kernel's initramfs.
+    pub fn initramfs(&self) -> PathBuf {
+        self.dir.join("first.cpio")
+    }
+
+    /// The disk that dumps go to.
+    pub fn dump_disk(&self) -> PathBuf {
+        self.dir.join("dump.img")
+    }
+
+    /// The disk with the manifest.
+    pub fn manifest_disk(&self) -> PathBuf {
+        self.dir.join("manifest.img")
+    }
+
+    /// The guest's memory where [`Hardware::memory_in_file`] is set: up to 2 GiB, a physical address is an offset.
+    pub fn memory(&self) -> PathBuf {
+        self.dir.join("memory.img")
+    }
+
+    /// QEMU's control channel.
+    pub fn qmp_socket(&self) -> PathBuf {
+        self.dir.join("qmp.sock")
+    }
+
+    /// The agent's serial port.
+    pub fn agent_socket(&self) -> PathBuf {
+        self.dir.join("agent.sock")
+    }
+
+    fn uefi_variables(&self) -> PathBuf {
+        self.dir.join("uefi-variables.fd")
+    }
+
+    /// Removes what is large and of use to nobody after the guest's end.
+    pub fn remove_images(&self) {
+        for path in [
+            self.initramfs(),
+            self.dump_disk(),
+            self.manifest_disk(),
+            self.memory(),
+            self.uefi_variables(),
+            self.qmp_socket(),
+            self.agent_socket(),
+        ] {
+            // It may never have been made.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+impl Hardware {
+    /// Makes the disks.
+    pub fn make_disks(&self, paths: &Paths) -> Result<()> {
+        let dump = paths.dump_disk();
+        File::create(&dump)?.set_len(self.dump_disk)?;
+        let mut mkfs = Command::new("mkfs.ext4");
+        mkfs.args([
+            "-q",
+            "-F",
+            "-L",
+            DUMP_LABEL,
+            "-U",
+            DUMP_UUID,
+            "-E",
+            "lazy_itable_init=1,lazy_journal_init=1",
+        ]);
+        debian::run(mkfs.arg(&dump).env("PATH", crate::cache::sbin_path()))?;
+        File::create(paths.manifest_disk())?.set_len(MANIFEST_BYTES)?;
+        Ok(())
+    }
+
+    /// Starts QEMU with `kernel`, the initramfs of `paths`, and the kernel command line `cmdline`.
+    pub fn start(&self, paths: &Paths, kernel: &Path, cmdline: &str) -> Result<Child> {
+        let mut command = self.command(paths, kernel, cmdline)?;
+        fs::write(paths.dir.join("qemu.cmd"), format!("{command:?}\n"))?;
+        let log = File::create(paths.qemu_log())?;
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        command.spawn().context("starting QEMU: is qemu-system-x86 installed? (`cargo xtask setup`)")
+    }
+
+    fn command(&self, paths: &Paths, kernel: &Path, cmdline: &str) -> Result<Command> {
+        // However the lab ends, the guest ends with it.
+        let mut command = Command::new("setpriv");
+        command.args([
+            "--pdeathsig",
+            "KILL",
+            "qemu-system-x86_64",
+            "-nodefaults",
+            "-no-reboot",
+            "-display",
+            "none",
+        ]);
+        // The serial number, vmport and hypervisor=off make 6.9 and later believe in a hypervisor. Without one they
+        // count no CPUs that could be added.
+        let machine = "q35,vmport=on,memory-backend=ram";
+        command.args([
+            "-machine",
+            machine,
+            "-cpu",
+            "max,hypervisor=off",
+            "-smbios",
+            "type=1,serial=VMware-56",
+        ]);
+        match self.clock {
+            Clock::Real => command.args(["-accel", "tcg,thread=multi"]),
+            Clock::Instructions => {
+                command.args(["-accel", "tcg,thread=single", "-icount", "shift=1,sleep=off"])
+            }
+        };
+        let bytes = self.memory;
+        let backend = if self.memory_in_file {
+            format!("memory-backend-file,id=ram,share=on,size={bytes},mem-path={}", text(&paths.memory())?)
+        } else {
+            format!("memory-backend-ram,id=ram,size={bytes}")
+        };
+        command.args(["-object", &backend]);
+        command.args(["-m", &format!("{}M,slots=4,maxmem={}M", bytes / MIB, (bytes + 16 * GIB) / MIB)]);
+        let most = self.cpus + 2;
+        command.args(["-smp", &format!("{},sockets={most},cores=1,threads=1,maxcpus={most}", self.cpus)]);
+        command.args(["-qmp", &format!("unix:{},server=on,wait=off", text(&paths.qmp_socket())?)]);
+        command.args(["-serial", &format!("file:{}", text(&paths.console())?)]);
+        command.args(["-serial", &format!("unix:{},server=on,wait=off", text(&paths.agent_socket())?)]);
+        for (serial, path) in [("dump", paths.dump_disk()), (MANIFEST_DISK, paths.manifest_disk())] {
+            let drive = format!("if=none,id={serial},format=raw,cache=unsafe,file={}", text(&path)?);
+            command.args([
+                "-drive",
+                &drive,
+                "-device",
+                &format!("virtio-blk-pci,drive={serial},serial={serial}"),
+            ]);
+        }
+        if self.firmware == Firmware::Uefi {
+            let (code, variables) = ovmf()?;
+            fs::copy(&variables, paths.uefi_variables())?;
+            let code = format!("if=pflash,unit=0,format=raw,readonly=on,file={}", text(&code)?);
+            let variables = format!("if=pflash,unit=1,format=raw,file={}", text(&paths.uefi_variables())?);
+            command.args(["-drive", &code, "-drive", &variables]);
+        }
+        command.args(["-kernel", text(kernel)?, "-initrd", text(&paths.initramfs())?, "-append", cmdline]);
+        Ok(command)
+    }
+}
+
+/// OVMF's code and its template of variables.
+fn ovmf() -> Result<(PathBuf, PathBuf)> {
+    let pairs = [("OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd"), ("OVMF_CODE.fd", "OVMF_VARS.fd")];
+    let pairs = pairs.map(|(code, vars)| [code, vars].map(|name| Path::new("/usr/share/OVMF").join(name)));
+    let found = pairs.into_iter().find(|pair| pair.iter().all(|path| path.exists()));
+    let [code, variables] =
+        found.context("no UEFI firmware in /usr/share/OVMF: install ovmf (`cargo xtask setup`)")?;
+    Ok((code, variables))
+}
+
+fn text(path: &Path) -> Result<&str> {
+    let text = path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))?;
+    // QEMU splits its options at commas.
+    ensure!(!text.contains(','), "{text} has a comma in it: QEMU cannot take such a path");
+    Ok(text)
+}
