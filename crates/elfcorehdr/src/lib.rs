@@ -3,12 +3,12 @@
 //! It is an ELF core header in reserved memory. Its program headers say where each CPU's register notes lie
 //! (`PT_NOTE`) and which physical memory there is to save (`PT_LOAD`); the capture kernel turns it into
 //! `/proc/vmcore`. This crate holds the physical ranges ([`PhysRange`], [`RangeSet`]), the header's [`layout`],
-//! a builder ([`build`]) and a strict parser ([`Header::parse`]).
+//! a builder ([`build()`]) and a strict parser ([`Header::parse`]).
 //!
 //! It knows nothing of files, system calls or kernels and allocates nothing unless the feature `alloc` is on, so
 //! the same lines can run in a loader, in a checker, in a test and in a kernel.
 //!
-//! Features: `alloc` (range sets on the heap, [`RangeVec`](range::RangeVec)), `serde` (addresses as hex strings).
+//! Features: `alloc` (range sets on the heap, `RangeVec`), `serde` (addresses as hex strings).
 #![no_std]
 #![forbid(unsafe_code)]
 

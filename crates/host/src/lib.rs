@@ -297,17 +297,21 @@ impl Host {
         let Some((path, file)) = files::absent_is_none(self.root.open("/proc/kallsyms", ""))? else {
             return Ok(None);
         };
-        // Lines are `address type name`; the file has some 200,000, so it is not taken whole.
-        for line in BufReader::new(file).lines() {
-            let line = line.map_err(|source| HostError::Read { path: path.clone(), source, hint: "" })?;
-            let mut words = line.split(' ');
-            if let (Some(address), Some(_), Some(symbol)) = (words.next(), words.next(), words.next())
-                && symbol == name
-            {
-                return Ok(hex(address).ok().filter(|address| *address != 0));
+        // The file has some 200,000 lines, so it is neither taken whole nor a line at a time into new memory.
+        let mut file = BufReader::new(file);
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            let read = file.read_until(b'\n', &mut line);
+            match read.map_err(|source| HostError::Read { path: path.clone(), source, hint: "" })? {
+                0 => return Ok(None),
+                _ => {
+                    if let Some(address) = address_of(name, &line) {
+                        return Ok(hex(address).ok().filter(|address| *address != 0));
+                    }
+                }
             }
         }
-        Ok(None)
     }
 
     /// All memory that a complete dump holds: what the kernel runs on, without the first megabyte, the crash
@@ -347,6 +351,14 @@ impl Host {
     pub fn memory_block_size(&self) -> Result<Option<u64>, HostError> {
         self.root.optional_parsed("/sys/devices/system/memory/block_size_bytes", hex)
     }
+}
+
+/// The address in a line of /proc/kallsyms, `address type name` and for a module's symbols its name behind that, if the
+/// line is the symbol's.
+fn address_of<'a>(symbol: &str, line: &'a [u8]) -> Option<&'a str> {
+    let mut words = line.split(u8::is_ascii_whitespace);
+    let (address, _, name) = (words.next()?, words.next()?, words.next()?);
+    (name == symbol.as_bytes()).then(|| std::str::from_utf8(address).ok())?
 }
 
 fn hex_u32(text: &str) -> Result<u32, Fault> {

@@ -365,6 +365,18 @@ fn kernel_text_where_kcore_is_closed() {
 }
 
 #[test]
+fn symbols_by_whole_name() {
+    let kallsyms = "0000000000000000 A fixed\nffffffff9fc00000 T _text_poke\nffffffff9fc00040 T _text\n\n\
+                    ffffffffc0000000 t in_module\t[virtio]\nffffffff9fd00000 D last";
+    let (_root, host) = made_up(&[("proc/kallsyms", kallsyms)]);
+    let symbol = |name| host.symbol(name).unwrap();
+    assert_eq!(symbol("_text"), Some(0xffff_ffff_9fc0_0040));
+    assert_eq!(symbol("in_module"), Some(0xffff_ffff_c000_0000));
+    assert_eq!(symbol("last"), Some(0xffff_ffff_9fd0_0000));
+    assert_eq!([symbol("fixed"), symbol("_tex"), symbol("T")], [None; 3]);
+}
+
+#[test]
 fn limits_and_lockdown() {
     let (_root, host) = made_up(&[
         ("proc/sys/kernel/kexec_load_limit_panic", "3\n"),
