@@ -1,0 +1,226 @@
+//! What the capture kernel is told: boot_params, the command line, and the setup_data list, in one piece.
+//!
+//! boot_params starts as zeros with the setup header out of the kernel file, as the boot protocol asks. What the running
+//! kernel was told by its firmware comes along: screen, ACPI's root pointer, disks as the BIOS saw them, EFI.
+
+use elfcorehdr::{PhysAddr, RangeVec};
+use host::{FirmwareRange, Host};
+
+use super::bzimage::{BzImage, field};
+use super::efi::{self, info};
+use super::{PAGE, e820};
+use crate::error::PlanError;
+use crate::plan::{Random, Warning};
+
+/// Offsets in boot_params outside the setup header (Documentation/arch/x86/zero-page.rst).
+mod zero_page {
+    pub(super) const SCREEN_INFO_EXT_MEM_K: usize = 0x02;
+    pub(super) const ACPI_RSDP_ADDR: usize = 0x70;
+    pub(super) const EXT_RAMDISK_IMAGE: usize = 0xc0;
+    pub(super) const EXT_RAMDISK_SIZE: usize = 0xc4;
+    pub(super) const EXT_CMD_LINE_PTR: usize = 0xc8;
+    pub(super) const E820_ENTRIES: usize = 0x1e8;
+    pub(super) const E820_TABLE: usize = 0x2d0;
+}
+
+/// Size of boot_params.
+const ZERO_PAGE: usize = 4096;
+
+/// Fields that are taken from the running kernel's boot_params as they are: offset, size, name.
+const INHERITED: [(usize, usize, &str); 6] = [
+    (0x000, 0x40, "screen_info"),
+    (0x1e9, 2, "eddbuf_entries, edd_mbr_sig_buf_entries"),
+    (0x1ec, 1, "secure_boot"),
+    (field::HARDWARE_SUBARCH, 4, "hardware_subarch"),
+    (0x290, 0x40, "edd_mbr_sig_buffer"),
+    (0xd00, 6 * 82, "eddbuf"),
+];
+
+/// Entries that e820_table in boot_params holds (E820_MAX_ENTRIES_ZEROPAGE); more go to SETUP_E820_EXT.
+const E820_MAX: usize = 128;
+
+/// kexec's number as a boot loader, 0xd, in the high four bits.
+const TYPE_OF_LOADER: u8 = 0xd0;
+const LOADED_HIGH: u8 = 1;
+
+const SETUP_E820_EXT: u32 = 1;
+const SETUP_EFI: u32 = 4;
+const SETUP_RNG_SEED: u32 = 9;
+/// `struct setup_data`: next (8), type (4), length (4).
+const SETUP_DATA_HEADER: usize = 16;
+
+/// Addresses of 5-level paging's direct map lie below those of 4-level paging's (Documentation/arch/x86/x86_64/mm.rst).
+const LOWEST_4_LEVEL: u64 = 0xffff_8000_0000_0000;
+
+/// Boot data that lacks only the addresses.
+pub(crate) struct BootData {
+    zero_page: Vec<u8>,
+    cmdline: Vec<u8>,
+    efi_map: Vec<u8>,
+    setup_data: Vec<(u32, Vec<u8>)>,
+    capture_memory: RangeVec,
+}
+
+impl BootData {
+    /// What to tell `image` on this machine. `own` is the reserved memory that it may use.
+    pub(crate) fn new(
+        host: &Host,
+        image: &BzImage<'_>,
+        own: &RangeVec,
+        random: &Random,
+        cmdline: &str,
+        warnings: &mut Vec<Warning>,
+    ) -> Result<Self, PlanError> {
+        check_paging(host, image)?;
+        let running = host.boot_params().unwrap_or_else(|_| {
+            warnings.push(Warning::NoBootParams);
+            Vec::new()
+        });
+        let mut boot = Self {
+            zero_page: inherit(image, &running),
+            cmdline: [cmdline.as_bytes(), b"\0"].concat(),
+            efi_map: Vec::new(),
+            setup_data: Vec::new(),
+            capture_memory: RangeVec::new(),
+        };
+        if let Some(rsdp) = host.acpi_rsdp()? {
+            boot.put(zero_page::ACPI_RSDP_ADDR, &rsdp.0.to_le_bytes());
+        }
+        boot.set_memory(&host.firmware_memmap()?, own);
+        boot.set_efi(host, image, &running)?;
+        boot.setup_data.push((SETUP_RNG_SEED, random.seed.to_vec()));
+        Ok(boot)
+    }
+
+    fn set_memory(&mut self, firmware: &[FirmwareRange], own: &RangeVec) {
+        self.capture_memory = e820::capture_memory(firmware, own);
+        let entries = e820::entries(firmware, &self.capture_memory);
+        let (first, more) = entries.split_at(entries.len().min(E820_MAX));
+        self.put(zero_page::E820_ENTRIES, &[first.len() as u8]);
+        for (index, entry) in first.iter().enumerate() {
+            self.put(zero_page::E820_TABLE + index * e820::ENTRY_SIZE, &entry.bytes());
+        }
+        if !more.is_empty() {
+            self.setup_data.push((SETUP_E820_EXT, more.iter().flat_map(|entry| entry.bytes()).collect()));
+        }
+    }
+
+    fn set_efi(&mut self, host: &Host, image: &BzImage<'_>, running: &[u8]) -> Result<(), PlanError> {
+        let signature = running.get(info::SIGNATURE..).and_then(|rest| rest.first_chunk::<4>());
+        if signature != Some(&efi::SIGNATURE_64) || !image.takes_efi() {
+            return Ok(());
+        }
+        let Some(efi) = host.efi()? else {
+            return Ok(());
+        };
+        for (offset, size) in
+            [(info::SIGNATURE, 4), (info::SYSTAB, 4), (info::MEMDESC_VERSION, 4), (info::SYSTAB_HI, 4)]
+        {
+            if let Some(bytes) = running.get(offset..offset + size) {
+                self.put(offset, bytes);
+            }
+        }
+        self.efi_map = efi::runtime_map(&efi);
+        self.put(info::MEMDESC_SIZE, &(efi::DESCRIPTOR_SIZE as u32).to_le_bytes());
+        self.put(info::MEMMAP_SIZE, &(self.efi_map.len() as u32).to_le_bytes());
+        self.setup_data.push((SETUP_EFI, efi::setup_data(&efi)));
+        Ok(())
+    }
+
+    /// All memory that the capture kernel is told it may use.
+    pub(crate) fn capture_memory(&self) -> &[elfcorehdr::PhysRange] {
+        self.capture_memory.as_slice()
+    }
+
+    /// Bytes of it all.
+    pub(crate) fn size(&self) -> u64 {
+        let (_, end) = self.places();
+        end as u64
+    }
+
+    /// Offsets of the EFI map and of each setup_data entry, and the end.
+    fn places(&self) -> (Vec<usize>, usize) {
+        let mut end = ZERO_PAGE + self.cmdline.len();
+        let sizes = self.setup_data.iter().map(|(_, data)| SETUP_DATA_HEADER + data.len());
+        let places = [self.efi_map.len()].into_iter().chain(sizes);
+        let places = places
+            .map(|size| {
+                let place = end.next_multiple_of(16);
+                end = place + size;
+                place
+            })
+            .collect();
+        (places, end)
+    }
+
+    /// The bytes for their place at `base`, with the initrd's address and size.
+    pub(crate) fn bytes(&self, base: PhysAddr, initrd: Option<(PhysAddr, usize)>) -> Vec<u8> {
+        let (places, end) = self.places();
+        let address = |place: usize| base.0.wrapping_add(place as u64);
+        let mut bytes = vec![0; end];
+        put(&mut bytes, 0, &self.zero_page);
+        put(&mut bytes, ZERO_PAGE, &self.cmdline);
+        put_halves(&mut bytes, address(ZERO_PAGE), field::CMD_LINE_PTR, zero_page::EXT_CMD_LINE_PTR);
+        if let Some((start, size)) = initrd {
+            put_halves(&mut bytes, start.0, field::RAMDISK_IMAGE, zero_page::EXT_RAMDISK_IMAGE);
+            put_halves(&mut bytes, size as u64, field::RAMDISK_SIZE, zero_page::EXT_RAMDISK_SIZE);
+        }
+        let mut places = places.into_iter();
+        if let Some(place) = places.next().filter(|_| !self.efi_map.is_empty()) {
+            put(&mut bytes, place, &self.efi_map);
+            put_halves(&mut bytes, address(place), info::MEMMAP, info::MEMMAP_HI);
+        }
+        let mut next = 0;
+        for (place, (kind, data)) in places.zip(&self.setup_data) {
+            put(&mut bytes, place, &u64::to_le_bytes(next));
+            put(&mut bytes, place + 8, &kind.to_le_bytes());
+            put(&mut bytes, place + 12, &(data.len() as u32).to_le_bytes());
+            put(&mut bytes, place + SETUP_DATA_HEADER, data);
+            next = address(place);
+        }
+        put(&mut bytes, field::SETUP_DATA, &next.to_le_bytes());
+        bytes
+    }
+
+    fn put(&mut self, offset: usize, value: &[u8]) {
+        put(&mut self.zero_page, offset, value);
+    }
+}
+
+/// boot_params with the kernel's setup header and what comes from the running kernel.
+fn inherit(image: &BzImage<'_>, running: &[u8]) -> Vec<u8> {
+    let mut page = vec![0; ZERO_PAGE];
+    put(&mut page, field::SETUP_SECTS, image.setup_header());
+    for (offset, size, _) in INHERITED {
+        if let Some(bytes) = running.get(offset..offset + size) {
+            put(&mut page, offset, bytes);
+        }
+    }
+    // Memory size in the way of 1995: the memory map says it.
+    put(&mut page, zero_page::SCREEN_INFO_EXT_MEM_K, &[0; 2]);
+    put(&mut page, field::TYPE_OF_LOADER, &[TYPE_OF_LOADER]);
+    put(&mut page, field::LOADFLAGS, &[LOADED_HIGH]);
+    page
+}
+
+/// A kernel is entered in the paging mode of the running one, and has to know it.
+fn check_paging(host: &Host, image: &BzImage<'_>) -> Result<(), PlanError> {
+    let direct_map = host.kcore().ok().and_then(|kcore| kcore.direct_map_offset());
+    let five_levels = direct_map.is_some_and(|offset| offset < LOWEST_4_LEVEL);
+    if five_levels && !image.knows_five_levels() { Err(PlanError::FiveLevel) } else { Ok(()) }
+}
+
+/// Writes `value` at `offset`; all offsets are below sizes that were added up from the same numbers.
+fn put(bytes: &mut [u8], offset: usize, value: &[u8]) {
+    if let Some(place) = bytes.get_mut(offset..).and_then(|rest| rest.get_mut(..value.len())) {
+        place.copy_from_slice(value);
+    }
+}
+
+/// Writes a 64-bit value into two 32-bit fields.
+fn put_halves(bytes: &mut [u8], value: u64, low: usize, high: usize) {
+    put(bytes, low, &(value as u32).to_le_bytes());
+    put(bytes, high, &((value >> 32) as u32).to_le_bytes());
+}
+
+const _: () = assert!(ZERO_PAGE as u64 == PAGE);

@@ -1,0 +1,245 @@
+//! bzImage: the kernel as distributions install it.
+
+use elfcorehdr::{PhysAddr, PhysRange};
+
+use super::{FOUR_GIB, MIB, PAGE};
+use crate::error::{ImageError, PlanError};
+use crate::foreign;
+use crate::layout::Space;
+
+/// Offsets in the setup header, from the start of the file and, alike, of boot_params (Documentation/arch/x86/boot.rst,
+/// "Details of Header Fields").
+pub(super) mod field {
+    pub(crate) const SETUP_SECTS: usize = 0x1f1;
+    pub(crate) const SYSSIZE: usize = 0x1f4;
+    pub(crate) const BOOT_FLAG: usize = 0x1fe;
+    pub(crate) const JUMP_LENGTH: usize = 0x201;
+    pub(crate) const HEADER: usize = 0x202;
+    pub(crate) const VERSION: usize = 0x206;
+    pub(crate) const TYPE_OF_LOADER: usize = 0x210;
+    pub(crate) const LOADFLAGS: usize = 0x211;
+    pub(crate) const RAMDISK_IMAGE: usize = 0x218;
+    pub(crate) const RAMDISK_SIZE: usize = 0x21c;
+    pub(crate) const CMD_LINE_PTR: usize = 0x228;
+    pub(crate) const INITRD_ADDR_MAX: usize = 0x22c;
+    pub(crate) const KERNEL_ALIGNMENT: usize = 0x230;
+    pub(crate) const RELOCATABLE_KERNEL: usize = 0x234;
+    pub(crate) const XLOADFLAGS: usize = 0x236;
+    pub(crate) const CMDLINE_SIZE: usize = 0x238;
+    pub(crate) const HARDWARE_SUBARCH: usize = 0x23c;
+    pub(crate) const PAYLOAD_OFFSET: usize = 0x248;
+    pub(crate) const PAYLOAD_LENGTH: usize = 0x24c;
+    pub(crate) const SETUP_DATA: usize = 0x250;
+    pub(crate) const PREF_ADDRESS: usize = 0x258;
+    pub(crate) const INIT_SIZE: usize = 0x260;
+}
+
+const SECTOR: u64 = 512;
+/// The first byte behind the last field that is read here (init_size).
+const HEADER_END: usize = field::INIT_SIZE + 4;
+/// The setup header may fill boot_params up to edd_mbr_sig_buffer.
+const HEADER_LIMIT: usize = 0x290;
+/// 2.12 brought xloadflags, and with it the 64-bit boot protocol (Linux 3.8).
+const OLDEST_PROTOCOL: u16 = 0x020c;
+
+const LOADED_HIGH: u8 = 1 << 0;
+const XLF_KERNEL_64: u16 = 1 << 0;
+const XLF_CAN_BE_LOADED_ABOVE_4G: u16 = 1 << 1;
+const XLF_EFI_KEXEC: u16 = 1 << 4;
+const XLF_5LEVEL: u16 = 1 << 5;
+
+/// Alignments that a kernel can ask for: CONFIG_PHYSICAL_ALIGN goes from 2 MiB to 16 MiB on x86_64. More is room.
+const MAX_ALIGNMENT: u64 = 1 << 30;
+/// The most that a kernel can want to run in: a kernel cannot be larger than its mapping (KERNEL_IMAGE_SIZE).
+const MAX_INIT_SIZE: u64 = 1 << 30;
+
+/// Memory that a capture kernel wants beside its image and initrd: its data structures, drivers, and the program that
+/// saves the dump. Debian's kernel with a small initramfs came up with less in QEMU.
+const WORKING_MEMORY: u64 = 64 * MIB;
+/// How much larger an initrd becomes when it is unpacked, at most commonly.
+const UNPACKED: u64 = 4;
+
+/// A kernel that passed all checks that need no machine.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BzImage<'a> {
+    file: &'a [u8],
+    /// The setup header: file bytes from 0x1f1 up to here.
+    header_end: usize,
+    /// Where the 64-bit part begins in the file.
+    setup_size: usize,
+    init_size: u64,
+    alignment: u64,
+    pref_address: u64,
+    relocatable: bool,
+    xloadflags: u16,
+    cmdline_size: u32,
+    initrd_addr_max: u32,
+}
+
+impl<'a> BzImage<'a> {
+    /// Reads the header of `file` and checks all of it that matters for the 64-bit boot protocol.
+    pub(crate) fn parse(file: &'a [u8]) -> Result<Self, ImageError> {
+        if bytes_at(file, field::HEADER) != Some(*b"HdrS") {
+            return Err(foreign::recognise(file));
+        }
+        let header =
+            file.get(..HEADER_END).ok_or_else(|| truncated("setup header", HEADER_END as u64, file))?;
+        // All fields lie in `header`, whose length was just checked.
+        let u8_at = |offset: usize| header.get(offset).copied().unwrap_or_default();
+        let u16_at = |offset| u16::from_le_bytes(bytes_at(header, offset).unwrap_or_default());
+        let u32_at = |offset| u32::from_le_bytes(bytes_at(header, offset).unwrap_or_default());
+        let u64_at = |offset| u64::from_le_bytes(bytes_at(header, offset).unwrap_or_default());
+
+        let version = u16_at(field::VERSION);
+        if version < OLDEST_PROTOCOL {
+            let [minor, major] = version.to_le_bytes();
+            return Err(ImageError::ProtocolTooOld { major, minor });
+        }
+        let boot_flag = u16_at(field::BOOT_FLAG);
+        check("boot_flag", u64::from(boot_flag), boot_flag == 0xaa55, "0xaa55")?;
+        let loadflags = u8_at(field::LOADFLAGS);
+        check(
+            "loadflags",
+            u64::from(loadflags),
+            loadflags & LOADED_HIGH != 0,
+            "LOADED_HIGH set (a zImage has it not)",
+        )?;
+        let xloadflags = u16_at(field::XLOADFLAGS);
+        if xloadflags & XLF_KERNEL_64 == 0 {
+            return Err(ImageError::Not64Bit { xloadflags });
+        }
+        let header_end = field::HEADER + usize::from(u8_at(field::JUMP_LENGTH));
+        check(
+            "jump",
+            header_end as u64,
+            (HEADER_END..=HEADER_LIMIT).contains(&header_end),
+            "a header that ends in 0x264 to 0x290",
+        )?;
+        let alignment = u64::from(u32_at(field::KERNEL_ALIGNMENT));
+        let sane = alignment.is_power_of_two() && (PAGE..=MAX_ALIGNMENT).contains(&alignment);
+        check("kernel_alignment", alignment, sane, "a power of two from 4 KiB to 1 GiB")?;
+        let init_size = u64::from(u32_at(field::INIT_SIZE));
+        check("init_size", init_size, (1..=MAX_INIT_SIZE).contains(&init_size), "up to 1 GiB")?;
+        let cmdline_size = u32_at(field::CMDLINE_SIZE);
+        check(
+            "cmdline_size",
+            u64::from(cmdline_size),
+            (255..=1 << 20).contains(&cmdline_size),
+            "255 to 1 MiB",
+        )?;
+        let pref_address = u64_at(field::PREF_ADDRESS);
+        let fits = pref_address.checked_add(init_size).is_some() && pref_address % PAGE == 0;
+        check("pref_address", pref_address, fits, "an address")?;
+
+        // 0 stands for 4 sectors, for the sake of very old kernels.
+        let sectors = match u8_at(field::SETUP_SECTS) {
+            0 => 4,
+            count => u64::from(count),
+        };
+        let setup_size = (sectors + 1) * SECTOR;
+        let image = Self {
+            file,
+            header_end,
+            setup_size: setup_size as usize,
+            init_size,
+            alignment,
+            pref_address,
+            relocatable: u8_at(field::RELOCATABLE_KERNEL) != 0,
+            xloadflags,
+            cmdline_size,
+            initrd_addr_max: u32_at(field::INITRD_ADDR_MAX),
+        };
+        // syssize counts 16 bytes each, rounded up. The compressed kernel has to lie inside, or the file is cut.
+        let code = setup_size + u64::from(u32_at(field::SYSSIZE)) * 16;
+        let payload =
+            setup_size + u64::from(u32_at(field::PAYLOAD_OFFSET)) + u64::from(u32_at(field::PAYLOAD_LENGTH));
+        for (name, need) in
+            [("syssize", code.saturating_sub(15)), ("payload", payload), ("setup_sects", setup_size + SECTOR)]
+        {
+            if (file.len() as u64) < need {
+                return Err(truncated(name, need, file));
+            }
+        }
+        let size = image.payload().len() as u64;
+        check("init_size", init_size, size <= init_size, "at least the size of the code in the file")?;
+        Ok(image)
+    }
+
+    /// The setup header's bytes, from [`field::SETUP_SECTS`] on.
+    pub(super) fn setup_header(&self) -> &'a [u8] {
+        self.file.get(field::SETUP_SECTS..self.header_end).unwrap_or_default()
+    }
+
+    /// The part that is loaded: the decompressor and the compressed kernel.
+    pub(crate) fn payload(&self) -> &'a [u8] {
+        self.file.get(self.setup_size..).unwrap_or_default()
+    }
+
+    /// Longest command line, in bytes, without the NUL at its end.
+    pub(crate) fn cmdline_limit(&self) -> usize {
+        self.cmdline_size as usize
+    }
+
+    /// Whether the kernel takes EFI's runtime map from a kernel before it.
+    pub(super) fn takes_efi(&self) -> bool {
+        self.xloadflags & XLF_EFI_KEXEC != 0
+    }
+
+    /// Whether the kernel can be entered with 5-level page tables.
+    pub(super) fn knows_five_levels(&self) -> bool {
+        self.xloadflags & XLF_5LEVEL != 0
+    }
+
+    fn above_4g(&self) -> bool {
+        self.xloadflags & XLF_CAN_BE_LOADED_ABOVE_4G != 0
+    }
+
+    /// Takes the kernel's place: as low as it can be, all of what it runs in until it manages its memory itself.
+    pub(crate) fn place(&self, space: &mut Space) -> Result<PhysRange, PlanError> {
+        let reservation = space.reservation();
+        if !self.relocatable {
+            let wanted =
+                PhysRange::from_len(PhysAddr(self.pref_address), self.init_size.next_multiple_of(PAGE));
+            let wanted = wanted.unwrap_or_default();
+            return space.take_exactly(wanted).ok_or(PlanError::NotRelocatable { reservation, wanted });
+        }
+        // Below the address that it was built for, a kernel would move itself up there, out of the reservation
+        // (arch/x86/boot/compressed/head_64.S, LOAD_PHYSICAL_ADDR).
+        let place = space.take_low("kernel", self.init_size, self.alignment, self.pref_address.max(MIB))?;
+        if place.end().0 > FOUR_GIB && !self.above_4g() {
+            return Err(PlanError::Above4G { reservation });
+        }
+        Ok(place)
+    }
+
+    /// Takes the initrd's place: as high as it can be, so that the kernel has its memory in one piece.
+    pub(crate) fn place_initrd(&self, space: &mut Space, size: u64) -> Result<PhysRange, PlanError> {
+        let below = (!self.above_4g()).then_some(PhysAddr(u64::from(self.initrd_addr_max) + 1));
+        space.take_high("initrd", size, PAGE, below)
+    }
+
+    /// Where the kernel is entered when it lies at `place`: 64-bit mode, 0x200 behind its start.
+    pub(crate) fn entry(&self, place: PhysRange) -> PhysAddr {
+        PhysAddr(place.start().0.wrapping_add(0x200))
+    }
+
+    /// Bytes that a capture kernel probably needs to run with this initrd.
+    pub(crate) fn running_size(&self, initrd: &[u8]) -> u64 {
+        let packed = initrd.len() as u64;
+        let cpio = initrd.starts_with(b"07070");
+        let unpacked = if cpio { packed } else { packed.saturating_mul(UNPACKED) };
+        self.init_size.saturating_add(packed).saturating_add(unpacked).saturating_add(WORKING_MEMORY)
+    }
+}
+
+fn bytes_at<const N: usize>(bytes: &[u8], offset: usize) -> Option<[u8; N]> {
+    bytes.get(offset..)?.first_chunk().copied()
+}
+
+fn truncated(field: &'static str, need: u64, file: &[u8]) -> ImageError {
+    ImageError::Truncated { field, need, have: file.len() as u64 }
+}
+
+fn check(field: &'static str, found: u64, good: bool, wanted: &'static str) -> Result<(), ImageError> {
+    if good { Ok(()) } else { Err(ImageError::BadField { field, found, wanted }) }
+}

@@ -1,0 +1,135 @@
+//! What the crash header says of this machine, and where it goes.
+
+use std::borrow::Cow;
+
+use elfcorehdr::{Contents, Load, Note, PhysRange};
+use host::Host;
+
+use crate::arch;
+use crate::error::{PlanError, Refusal};
+use crate::layout::Space;
+use crate::plan::{Segment, SegmentKind, Warning};
+
+/// A crash header with its place, and the zeros that it points to.
+pub(crate) struct CrashHeader {
+    place: PhysRange,
+    bytes: Vec<u8>,
+    absent_notes: Option<PhysRange>,
+    cpu_notes: usize,
+    memory: Vec<PhysRange>,
+}
+
+impl CrashHeader {
+    /// Where the header is, with its room to grow.
+    pub(crate) fn place(&self) -> PhysRange {
+        self.place
+    }
+
+    /// Number of CPUs with a note.
+    pub(crate) fn cpu_notes(&self) -> usize {
+        self.cpu_notes
+    }
+
+    /// The memory that the dump will hold.
+    pub(crate) fn memory(&self) -> &[PhysRange] {
+        &self.memory
+    }
+
+    /// Memory that the capture kernel must not use: it reads the header and the notes out of it.
+    pub(crate) fn hidden(&self) -> impl Iterator<Item = PhysRange> {
+        [self.place].into_iter().chain(self.absent_notes)
+    }
+
+    /// The segments.
+    pub(crate) fn segments<'a>(&self) -> impl Iterator<Item = Segment<'a>> + use<'a> {
+        let notes = self.absent_notes.map(|place| Segment {
+            kind: SegmentKind::AbsentNotes,
+            place,
+            data: Cow::Borrowed(&[]),
+        });
+        let header = Segment {
+            kind: SegmentKind::Elfcorehdr,
+            place: self.place,
+            data: Cow::Owned(self.bytes.clone()),
+        };
+        notes.into_iter().chain([header])
+    }
+}
+
+/// Makes the header of the machine as it is now and takes its place at the top of `space`.
+///
+/// With `hotplug` the place has the room that the running kernel's handler may fill, else just the size it has now.
+pub(crate) fn crash_header(
+    host: &Host,
+    hotplug: bool,
+    space: &mut Space,
+    warnings: &mut Vec<Warning>,
+) -> Result<CrashHeader, PlanError> {
+    let reported =
+        if hotplug { Some(host.kexec()?.elfcorehdr_size.ok_or(Refusal::NoCrashHotplug)?) } else { None };
+    let memory: Vec<PhysRange> = host.expected_ram()?.iter().collect();
+    let loads = loads(host, &memory, warnings)?;
+    let possible = host.cpus()?.possible;
+    let need = elfcorehdr::size_for(possible.len().saturating_add(1).saturating_add(loads.len()));
+    let size = match reported {
+        Some(reported) => elfcorehdr::room_for(reported, arch::PAGE),
+        None => need as u64,
+    };
+    if (need as u64) > size {
+        return Err(PlanError::HeaderRoom { need, room: size });
+    }
+    let place = space.take_high("elfcorehdr", size, arch::PAGE, None)?;
+    let (cpu_notes, absent_notes) = cpu_notes(host, &possible, space)?;
+    let mut bytes = vec![0; need];
+    let contents = Contents {
+        machine: arch::MACHINE,
+        cpu_notes: &cpu_notes,
+        vmcoreinfo: host.vmcoreinfo()?,
+        loads: &loads,
+    };
+    elfcorehdr::build(&contents, &mut bytes)?;
+    Ok(CrashHeader { place, bytes, absent_notes, cpu_notes: cpu_notes.len(), memory })
+}
+
+/// The kernel's text, then all memory.
+fn loads(host: &Host, memory: &[PhysRange], warnings: &mut Vec<Warning>) -> Result<Vec<Load>, PlanError> {
+    let mut loads = Vec::with_capacity(memory.len() + 1);
+    match host.kernel_text()? {
+        Some(text) => {
+            loads.push(Load { paddr: text.paddr, vaddr: text.vaddr, offset: text.paddr, size: text.size })
+        }
+        None => warnings.push(Warning::NoKernelText),
+    }
+    let direct_map = host.kcore().ok().and_then(|kcore| kcore.direct_map_offset());
+    if direct_map.is_none() {
+        warnings.push(Warning::NoDirectMap);
+    }
+    loads.extend(memory.iter().map(|range| Load {
+        paddr: range.start(),
+        vaddr: direct_map.map_or(0, |offset| offset.wrapping_add(range.start().0)),
+        offset: range.start(),
+        size: range.len(),
+    }));
+    Ok(loads)
+}
+
+/// A note per possible CPU. The kernel tells where the registers of present CPUs are saved. A note must point to real
+/// memory, and an empty one must point to zeros: those of absent CPUs point to zeros in an area of our own.
+fn cpu_notes(
+    host: &Host,
+    possible: &[u32],
+    space: &mut Space,
+) -> Result<(Vec<Note>, Option<PhysRange>), PlanError> {
+    let known: Vec<Option<Note>> =
+        possible.iter().map(|cpu| host.crash_notes(*cpu)).collect::<Result<_, _>>()?;
+    let size = known.iter().flatten().map(|note| note.size).max().unwrap_or(arch::CRASH_NOTES_SIZE);
+    let zeros = match known.iter().any(Option::is_none) {
+        true => Some(space.take_high("absent CPUs", size, arch::PAGE, None)?),
+        false => None,
+    };
+    let notes = known
+        .into_iter()
+        .filter_map(|note| note.or_else(|| zeros.map(|zeros| Note { paddr: zeros.start(), size })))
+        .collect();
+    Ok((notes, zeros))
+}
