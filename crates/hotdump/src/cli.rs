@@ -5,7 +5,8 @@ use std::ffi::OsString;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::{capture, exit, initramfs, status, verify};
+use crate::load::LoadError;
+use crate::{capture, exit, initramfs, load, status, verify};
 
 /// kdump that stays true over CPU and memory hotplug
 #[derive(Debug, Parser)]
@@ -17,6 +18,10 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Load a crash kernel
+    Load(Box<load::Args>),
+    /// Unload the crash kernel
+    Unload(load::UnloadArgs),
     /// Tell what crash image is loaded
     Status(status::Args),
     /// Check whether a dump taken now would be complete
@@ -39,6 +44,8 @@ pub(crate) fn run(called_as: OsString, args: Vec<OsString>) -> u8 {
         Err(error) => return usage(&error),
     };
     match cli.command {
+        Command::Load(args) => finish(load::run(&args)),
+        Command::Unload(args) => finish(load::run_unload(&args)),
         Command::Status(args) => finish(status::run(&args)),
         Command::Verify(args) => finish(verify::run(&args)),
         Command::Initramfs(args) => finish(initramfs::run(&args).map(|()| exit::OK)),
@@ -56,11 +63,19 @@ fn usage(error: &clap::Error) -> u8 {
     }
 }
 
+/// Prints the error, if there is one, and gives the exit code.
 fn finish(outcome: anyhow::Result<u8>) -> u8 {
-    match outcome {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("hotdump: {error:#}");
+    let error = match outcome {
+        Ok(code) => return code,
+        Err(error) => error,
+    };
+    match error.downcast::<LoadError>() {
+        Ok(expected) => {
+            eprintln!("hotdump: {expected}");
+            expected.exit_code()
+        }
+        Err(other) => {
+            eprintln!("hotdump: {other:#}");
             exit::FAILED
         }
     }

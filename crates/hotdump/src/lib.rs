@@ -29,6 +29,7 @@ pub fn main() -> ExitCode {
     let args: Vec<OsString> = args.collect();
     match face(&called_as, std::process::id(), args.is_empty()) {
         Face::CaptureInit => capture::init(),
+        Face::Kexec => ExitCode::from(personality::run(args)),
         Face::Hotdump => ExitCode::from(cli::run(called_as, args)),
     }
 }
@@ -38,6 +39,8 @@ pub fn main() -> ExitCode {
 enum Face {
     /// `hotdump COMMAND`.
     Hotdump,
+    /// `kexec OPTION...`.
+    Kexec,
     /// Process 1 of the capture kernel.
     CaptureInit,
 }
@@ -49,6 +52,7 @@ enum Face {
 fn face(called_as: &OsStr, pid: u32, no_arguments: bool) -> Face {
     match Path::new(called_as).file_name().and_then(OsStr::to_str) {
         Some("init") => Face::CaptureInit,
+        Some("kexec") => Face::Kexec,
         _ if pid == 1 && no_arguments => Face::CaptureInit,
         _ => Face::Hotdump,
     }
@@ -63,6 +67,8 @@ mod tests {
         for (called_as, pid, no_arguments, expected) in [
             ("hotdump", 200, true, Face::Hotdump),
             ("/usr/sbin/hotdump", 200, false, Face::Hotdump),
+            ("kexec", 200, false, Face::Kexec),
+            ("/sbin/kexec", 1, true, Face::Kexec),
             ("/init", 1, true, Face::CaptureInit),
             ("/init", 1, false, Face::CaptureInit),
             ("/sbin/hotdump", 1, true, Face::CaptureInit),

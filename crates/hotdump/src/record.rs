@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use elfcorehdr::{PhysAddr, PhysRange};
 use host::Host;
+use kexec::Call;
 use serde::{Deserialize, Serialize};
 
 use crate::verify::Memory;
@@ -24,8 +25,8 @@ const FILE: &str = "image.json";
 pub(crate) struct Record {
     /// The boot that it was loaded in.
     pub(crate) boot_id: String,
-    /// By which system call: `kexec_load` or `kexec_file_load`.
-    pub(crate) syscall: String,
+    /// By which system call.
+    pub(crate) syscall: Call,
     /// The random name of this load and where purgatory carries it; none for kexec_file_load, whose purgatory is the
     /// kernel's own.
     pub(crate) identity: Option<Identity>,
@@ -146,7 +147,7 @@ mod tests {
     fn record() -> Record {
         Record {
             boot_id: "5f8b".to_owned(),
-            syscall: "kexec_load".to_owned(),
+            syscall: Call::KexecLoad,
             identity: Some(Identity { bytes: [7; 16], at: PhysAddr(0x3fff_0010) }),
             header: PhysRange::new(PhysAddr(0x3fff_1000), PhysAddr(0x4000_0000)),
             kernel: "/boot/vmlinuz".into(),

@@ -1,0 +1,387 @@
+//! Loading a crash image: read, plan, one system call, look at what came of it, write it down.
+//!
+//! Used by `hotdump load` and by the kexec personality. Everything that can fail for a reason that can be seen
+//! beforehand fails in making a [`Plan`], with the machine as it was.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use elfcorehdr::PhysAddr;
+use host::{CrashHotplug, Host, Lockdown};
+use kexec::{
+    Call, CrashPlan, CrashRequest, FileLoadPlan, FileLoadRequest, PlanError, PlanFacts, Refusal, SyscallError,
+    Target, Warning, plan_crash, plan_file_load,
+};
+
+use crate::exit;
+use crate::lock::LockError;
+use crate::record::{Identity, Record};
+
+/// Which system call to load by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub(crate) enum SyscallChoice {
+    /// kexec_load where the kernel allows it, else kexec_file_load
+    #[default]
+    Auto,
+    /// kexec_load only
+    Load,
+    /// kexec_file_load only
+    File,
+}
+
+/// What to load, and how.
+#[derive(Debug, Clone)]
+pub(crate) struct Job {
+    pub(crate) kernel: PathBuf,
+    pub(crate) initrd: Option<PathBuf>,
+    /// Whole, but for `elfcorehdr=`.
+    pub(crate) cmdline: String,
+    pub(crate) hotplug: bool,
+    pub(crate) mem_min: Option<PhysAddr>,
+    pub(crate) mem_max: Option<PhysAddr>,
+}
+
+/// Why an image was not loaded, or not as asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LoadError {
+    #[error("cannot read the {what} {}: {source}", path.display())]
+    File { what: &'static str, path: PathBuf, source: io::Error },
+    #[error("{}{source}", if matches!(source, PlanError::Image(_)) { format!("{}: ", kernel.display()) } else { String::new() })]
+    Plan { kernel: PathBuf, source: PlanError },
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    #[error("{source}{}", if *disarmed { "\nThe image that was loaded before is gone: a crash now would leave no dump" } else { "" })]
+    Syscall { source: SyscallError, disarmed: bool },
+    #[error(
+        "the image is loaded, but the kernel does not keep it current (crash_hotplug says {found}): load again whenever \
+         CPUs or memory come or go"
+    )]
+    NotCurrent { found: String },
+}
+
+impl LoadError {
+    /// The exit code of `hotdump load`.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Lock(LockError::Held { .. }) => exit::BUSY,
+            Self::Syscall { disarmed: true, .. } => exit::DISARMED,
+            Self::NotCurrent { .. } => exit::NOT_CURRENT,
+            _ => exit::FAILED,
+        }
+    }
+}
+
+/// The files of an image, open, and in memory where kexec_load wants them there.
+///
+/// They are read rather than mapped: a file that changes or shrinks under a mapping between the digest and the system
+/// call would leave the machine with an image that purgatory refuses, or with none.
+#[derive(Debug)]
+pub(crate) struct Files {
+    kernel: Opened,
+    initrd: Option<Opened>,
+}
+
+#[derive(Debug)]
+struct Opened {
+    what: &'static str,
+    path: PathBuf,
+    file: File,
+}
+
+impl Opened {
+    fn open(what: &'static str, path: &Path) -> Result<Self, LoadError> {
+        let fault = |source| LoadError::File { what, path: path.to_owned(), source };
+        let file = File::open(path).map_err(fault)?;
+        if file.metadata().map_err(fault)?.is_dir() {
+            return Err(fault(io::ErrorKind::IsADirectory.into()));
+        }
+        Ok(Self { what, path: path.to_owned(), file })
+    }
+
+    fn read(&self) -> Result<Vec<u8>, LoadError> {
+        let fault = |source| LoadError::File { what: self.what, path: self.path.clone(), source };
+        let mut bytes = Vec::new();
+        let size = self.file.metadata().map_err(fault)?.len();
+        // One allocation of the right size; a file that grew meanwhile is still read whole.
+        bytes.reserve_exact(usize::try_from(size).unwrap_or(0).saturating_add(1));
+        (&self.file).read_to_end(&mut bytes).map_err(fault)?;
+        Ok(bytes)
+    }
+}
+
+impl Files {
+    /// Opens both files, so that a missing one is told before anything else is done.
+    pub(crate) fn open(job: &Job) -> Result<Self, LoadError> {
+        Ok(Self {
+            kernel: Opened::open("crash kernel", &job.kernel)?,
+            initrd: job.initrd.as_deref().map(|path| Opened::open("initramfs", path)).transpose()?,
+        })
+    }
+}
+
+/// The files' contents, for kexec_load.
+#[derive(Debug)]
+pub(crate) struct Contents {
+    kernel: Vec<u8>,
+    initrd: Option<Vec<u8>>,
+}
+
+impl Contents {
+    pub(crate) fn read(files: &Files) -> Result<Self, LoadError> {
+        Ok(Self {
+            kernel: files.kernel.read()?,
+            initrd: files.initrd.as_ref().map(Opened::read).transpose()?,
+        })
+    }
+}
+
+/// Checks made, nothing changed yet: one system call is left.
+#[derive(Debug)]
+pub(crate) enum Plan<'a> {
+    Load(CrashPlan<'a>),
+    File(FileLoadPlan<'a>),
+}
+
+impl<'a> Plan<'a> {
+    /// Plans a crash image by kexec_load.
+    pub(crate) fn by_load(host: &Host, job: &'a Job, contents: &'a Contents) -> Result<Self, LoadError> {
+        let request = CrashRequest {
+            kernel: &contents.kernel,
+            initrd: contents.initrd.as_deref(),
+            cmdline: &job.cmdline,
+            hotplug: job.hotplug,
+            mem_min: job.mem_min,
+            mem_max: job.mem_max,
+        };
+        plan_crash(host, &request).map(Self::Load).map_err(|source| job.failed(source))
+    }
+
+    /// Plans an image by kexec_file_load.
+    pub(crate) fn by_file(host: &Host, job: &'a Job, files: &'a Files, target: Target) -> Result<Self, LoadError> {
+        let request = FileLoadRequest {
+            kernel: files.kernel.file.as_fd(),
+            initrd: files.initrd.as_ref().map(|initrd| initrd.file.as_fd()),
+            cmdline: &job.cmdline,
+            target,
+        };
+        let plan = || {
+            let plan = plan_file_load(host, request)?;
+            // kexec_file_load has no flag for it: kernels that can keep the header current do.
+            if job.hotplug && host.kexec()?.elfcorehdr_size.is_none() {
+                return Err(Refusal::NoCrashHotplug.into());
+            }
+            Ok(plan)
+        };
+        plan().map(Self::File).map_err(|source| job.failed(source))
+    }
+
+    /// Which system call it is for.
+    pub(crate) fn call(&self) -> Call {
+        match self {
+            Self::Load(_) => Call::KexecLoad,
+            Self::File(_) => Call::KexecFileLoad,
+        }
+    }
+
+    /// What will probably go wrong.
+    pub(crate) fn warnings(&self) -> &[Warning] {
+        match self {
+            Self::Load(plan) => plan.warnings(),
+            Self::File(_) => &[],
+        }
+    }
+
+    /// The plan's details; the kernel makes its own for kexec_file_load.
+    pub(crate) fn facts(&self) -> Option<&PlanFacts> {
+        match self {
+            Self::Load(plan) => Some(plan.facts()),
+            Self::File(_) => None,
+        }
+    }
+
+    /// The plan for people, each line ended.
+    pub(crate) fn describe(&self) -> String {
+        match self {
+            Self::Load(plan) => plan.describe().to_string(),
+            Self::File(_) => "the running kernel works the segments out (kexec_file_load)\n".to_owned(),
+        }
+    }
+
+    /// Makes the system call.
+    pub(crate) fn load(&self, host: &Host, target: Target) -> Result<(), LoadError> {
+        let loaded = || {
+            let state = host.kexec().ok();
+            state.map(|state| if target == Target::Crash { state.crash_loaded } else { state.loaded })
+        };
+        let before = loaded();
+        let result = match self {
+            Self::Load(plan) => plan.load(host),
+            Self::File(plan) => plan.load(host),
+        };
+        result.map_err(|source| LoadError::Syscall { source, disarmed: before == Some(true) && loaded() != Some(true) })
+    }
+
+    /// The record of this load; `None` if the machine does not tell which boot this is.
+    pub(crate) fn record(&self, host: &Host, job: &Job) -> Option<Record> {
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let facts = self.facts();
+        let identity = facts.and_then(|facts| {
+            let at = facts.purgatory_params.checked_add(IDENTITY_OFFSET)?;
+            Some(Identity { bytes: facts.identity, at })
+        });
+        Some(Record {
+            boot_id: host.boot_id().ok()?,
+            syscall: self.call(),
+            identity,
+            header: facts.map(|facts| facts.elfcorehdr),
+            kernel: absolute(&job.kernel),
+            initrd: job.initrd.as_deref().map(absolute),
+            cmdline: job.cmdline.clone(),
+            hotplug: job.hotplug,
+            time,
+        })
+    }
+}
+
+/// Where purgatory's parameter block has the image's identity, in bytes.
+const IDENTITY_OFFSET: u64 = 16;
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+impl Job {
+    fn failed(&self, source: PlanError) -> LoadError {
+        LoadError::Plan { kernel: self.kernel.clone(), source }
+    }
+}
+
+/// Whether `auto` has to take kexec_file_load, and why.
+pub(crate) fn only_file_load(host: &Host) -> Option<&'static str> {
+    match host.lockdown() {
+        Ok(Lockdown::Integrity | Lockdown::Confidentiality) => Some("the kernel is locked down"),
+        _ => None,
+    }
+}
+
+/// Whether kexec_load failed in a way in which kexec_file_load may not: the call does not exist, or a policy forbids it
+/// that may allow the other. In both cases the image loaded before is still there.
+pub(crate) fn may_try_file_load(error: &LoadError) -> bool {
+    let LoadError::Syscall { source, disarmed: false } = error else { return false };
+    matches!(source, SyscallError::NoSuchCall { .. } | SyscallError::NotPermitted { why: None, .. })
+}
+
+/// Unloads what is loaded as `target`. kexec_load's way is tried first where the choice is free: it is allowed wherever
+/// loading by it is, and kexec_file_load's where it is not.
+pub(crate) fn unload(host: &Host, target: Target, by: SyscallChoice) -> Result<(), LoadError> {
+    let by_call = |call| kexec::unload(host, target, call).map_err(|source| LoadError::Syscall { source, disarmed: false });
+    match by {
+        SyscallChoice::Load => by_call(Call::KexecLoad),
+        SyscallChoice::File => by_call(Call::KexecFileLoad),
+        SyscallChoice::Auto => match by_call(Call::KexecLoad) {
+            Err(error) if is_refused_call(&error) => by_call(Call::KexecFileLoad),
+            outcome => outcome,
+        },
+    }
+}
+
+/// Whether the kernel does not have, or does not allow, this call.
+fn is_refused_call(error: &LoadError) -> bool {
+    let LoadError::Syscall { source, .. } = error else { return false };
+    matches!(source, SyscallError::NoSuchCall { .. } | SyscallError::NotPermitted { .. })
+}
+
+/// Reads back whether the kernel keeps the image current, as `--hotplug` asks for.
+///
+/// The kernel answers "0" also while something else holds its kexec lock, so a "0" is asked again for a while.
+pub(crate) fn confirm_hotplug(host: &Host) -> Result<CrashHotplug, LoadError> {
+    const TRIES: u32 = 20;
+    const PAUSE: Duration = Duration::from_millis(50);
+    let mut last = CrashHotplug::default();
+    for _ in 0..TRIES {
+        last = host.crash_hotplug().unwrap_or_default();
+        if keeps_current(last) {
+            return Ok(last);
+        }
+        if last.memory.is_none() && last.cpu.is_none() {
+            break;
+        }
+        std::thread::sleep(PAUSE);
+    }
+    let shown = |value: Option<bool>| value.map_or("nothing", |on| if on { "1" } else { "0" });
+    Err(LoadError::NotCurrent { found: format!("{} for CPUs, {} for memory", shown(last.cpu), shown(last.memory)) })
+}
+
+/// Whether every kind of event that this kernel knows is taken care of. A kernel built without memory hotplug has no
+/// file for it.
+fn keeps_current(hotplug: CrashHotplug) -> bool {
+    hotplug != CrashHotplug::default() && hotplug.cpu != Some(false) && hotplug.memory != Some(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_event_must_be_taken_care_of() {
+        for (cpu, memory, expected) in [
+            (Some(true), Some(true), true),
+            (Some(true), None, true),
+            (None, Some(true), true),
+            (Some(true), Some(false), false),
+            (Some(false), Some(true), false),
+            (Some(false), None, false),
+            (None, None, false),
+        ] {
+            assert_eq!(keeps_current(CrashHotplug { cpu, memory }), expected, "{cpu:?} {memory:?}");
+        }
+    }
+
+    #[test]
+    fn hotplug_is_read_back_from_the_machine() {
+        let root = tempfile::tempdir().unwrap();
+        let set = |kind: &str, value: &str| {
+            let dir = root.path().join("sys/devices/system").join(kind);
+            std::fs::create_dir_all(&dir).unwrap();
+            std::fs::write(dir.join("crash_hotplug"), value).unwrap();
+        };
+        let host = Host::at(root.path());
+        let error = confirm_hotplug(&host).unwrap_err();
+        assert!(error.to_string().contains("crash_hotplug says nothing for CPUs, nothing for memory"), "{error}");
+        assert_eq!(error.exit_code(), exit::NOT_CURRENT);
+        set("cpu", "1\n");
+        set("memory", "0\n");
+        assert!(confirm_hotplug(&host).unwrap_err().to_string().contains("1 for CPUs, 0 for memory"));
+        set("memory", "1\n");
+        confirm_hotplug(&host).unwrap();
+    }
+
+    #[test]
+    fn files_that_cannot_be_read_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let kernel = dir.path().join("vmlinuz");
+        std::fs::write(&kernel, b"k").unwrap();
+        let job = |kernel: &Path, initrd: &Path| Job {
+            kernel: kernel.to_owned(),
+            initrd: Some(initrd.to_owned()),
+            cmdline: String::new(),
+            hotplug: false,
+            mem_min: None,
+            mem_max: None,
+        };
+        for (job, expected) in [
+            (job(&dir.path().join("none"), &kernel), "cannot read the crash kernel"),
+            (job(dir.path(), &kernel), "cannot read the crash kernel"),
+            (job(&kernel, &dir.path().join("none")), "cannot read the initramfs"),
+            (job(&kernel, dir.path()), "cannot read the initramfs"),
+        ] {
+            let error = Files::open(&job).unwrap_err();
+            assert!(error.to_string().starts_with(expected), "{error}");
+            assert_eq!(error.exit_code(), exit::FAILED);
+        }
+        Contents::read(&Files::open(&job(&kernel, &kernel)).unwrap()).unwrap();
+    }
+}
