@@ -79,6 +79,11 @@ impl Cache {
         Ok(Cache { dir })
     }
 
+    /// Where it is.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// The fetched kernel of a line.
     pub fn kernel(&self, line: KernelLine) -> Result<Kernel> {
         let root = self.kernel_dir(line);
@@ -139,7 +144,7 @@ impl Cache {
     fn fresh_apt<'a>(&self, slot: &'a mut Option<Apt>, say: &dyn Fn(String)) -> Result<&'a Apt> {
         if slot.is_none() {
             say(format!("reading the package indexes of {}", debian::SUITES.join(", ")));
-            let apt = Apt::open(&self.dir)?;
+            let apt = Apt::open(&self.dir.join("apt"), &debian::SUITES)?;
             apt.update()?;
             *slot = Some(apt);
         }

@@ -322,13 +322,15 @@ mod tests {
             manifest.push(FIRST / PAGE as u64 + index, index);
         }
         let second = FIRST + PAGE as u64;
-        let findings = core.compare(&manifest, &[second..second + 2 * PAGE as u64]).unwrap();
+        let added = second..second + 2 * PAGE as u64;
+        let findings = core.compare(&manifest, std::slice::from_ref(&added)).unwrap();
         assert_eq!((findings.pages, findings.hot_pages, findings.wrong, findings.missing), (4, 2, 1, 1));
         let difference = findings.first_wrong[0];
         assert_eq!(difference.address, second + 9);
         assert_eq!(difference.expected ^ difference.found, 4);
         let end = FIRST + 3 * PAGE as u64;
-        assert_eq!(findings.missing_ranges, [end..end + PAGE as u64]);
+        let fourth = end..end + PAGE as u64;
+        assert_eq!(findings.missing_ranges, std::slice::from_ref(&fourth));
         assert!(findings.all_right().is_err());
     }
 

@@ -37,32 +37,33 @@ pub struct Package {
     pub version: String,
 }
 
-/// apt over [`SUITES`], with lists and downloads of its own.
+/// apt over some suites, with lists and downloads of its own.
 pub struct Apt {
     dir: PathBuf,
+    suites: Vec<String>,
 }
 
 impl Apt {
-    /// Opens the configuration in `cache/apt`, and writes it if it is not there. Reads no network.
-    pub fn open(cache: &Path) -> Result<Apt> {
-        let dir = cache.join("apt");
+    /// Opens the configuration in `dir` over `suites`, and writes it if it is not there. Reads no network.
+    pub fn open(dir: &Path, suites: &[&str]) -> Result<Apt> {
         for sub in ["lists/partial", "cache/archives/partial"] {
             fs::create_dir_all(dir.join(sub)).with_context(|| format!("creating {}/{sub}", dir.display()))?;
         }
         ensure!(Path::new(KEYRING).exists(), "{KEYRING} is missing: install debian-archive-keyring");
         let mirror = mirror()?;
-        let sources: String = SUITES
+        let sources: String = suites
             .iter()
             .map(|suite| format!("deb [arch=amd64 signed-by={KEYRING}] {mirror} {suite} main\n"))
             .collect();
         fs::write(dir.join("sources.list"), sources)?;
-        Ok(Apt { dir })
+        Ok(Apt { dir: dir.into(), suites: suites.iter().map(|&suite| suite.into()).collect() })
     }
 
     /// A command of apt's family that sees this configuration and nothing of the system's sources.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
-        let dir = self.dir.display();
+        let dir = std::path::absolute(&self.dir).unwrap_or_else(|_| self.dir.clone());
+        let dir = dir.display();
         for option in [
             format!("Dir::State::Lists={dir}/lists"),
             format!("Dir::Cache={dir}/cache"),
@@ -94,11 +95,11 @@ impl Apt {
     pub fn newest(&self, prefix: &str, wanted: impl Fn(&str) -> bool) -> Result<Package> {
         let names = output(self.command("apt-cache").args(["pkgnames", prefix]))?;
         let names: Vec<&str> = names.lines().filter(|name| wanted(name)).collect();
-        ensure!(!names.is_empty(), "no package named {prefix}* in {}", SUITES.join(", "));
+        ensure!(!names.is_empty(), "no package named {prefix}* in {}", self.suites.join(", "));
         self.versions(&names)?
             .into_iter()
             .max_by(|a, b| compare_versions(&a.version, &b.version))
-            .with_context(|| format!("no version of {prefix}* in {}", SUITES.join(", ")))
+            .with_context(|| format!("no version of {prefix}* in {}", self.suites.join(", ")))
     }
 
     fn versions(&self, names: &[&str]) -> Result<Vec<Package>> {

@@ -83,7 +83,8 @@ fn find_dumps(fs: &Ext4, dir: &str, homes: &mut Vec<String>) -> Result<()> {
 fn copy_sparse(fs: &Ext4, from: &str, to: &Path) -> Result<()> {
     let mut source = fs.open(from).with_context(|| format!("opening {from} on the dump disk"))?;
     let mut target = File::create(to)?;
-    let mut block = vec![0; 4096];
+    let zeros = vec![0; 4096];
+    let mut block = zeros.clone();
     let mut length = 0;
     loop {
         let count =
@@ -92,7 +93,7 @@ fn copy_sparse(fs: &Ext4, from: &str, to: &Path) -> Result<()> {
         if bytes.is_empty() {
             break;
         }
-        if bytes.iter().all(|byte| *byte == 0) {
+        if zeros.starts_with(bytes) {
             target.seek(SeekFrom::Current(i64::try_from(count)?))?;
         } else {
             target.write_all(bytes)?;

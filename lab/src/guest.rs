@@ -10,7 +10,8 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use lab_agent::{Answer, Manifest, Ran, Request, Run, State};
+pub use lab_agent::State;
+use lab_agent::{Answer, Manifest, Ran, Request, Run};
 
 use crate::cache::Kernel;
 use crate::machine::{MANIFEST_DISK, MIB, Paths};
@@ -195,10 +196,16 @@ impl Guest {
         Ok(new)
     }
 
-    /// Fills the memory with the pattern, so that only `leave` bytes stay available. Gives the number of pages.
-    pub fn fill(&mut self, leave: u64) -> Result<u64> {
+    /// Fills the memory with the pattern, so that only what programs need stays available. Gives the number of pages.
+    pub fn fill(&mut self) -> Result<u64> {
+        self.fill_at_most(u64::MAX)
+    }
+
+    /// Like [`Guest::fill`], but not more than `most` bytes.
+    pub fn fill_at_most(&mut self, most: u64) -> Result<u64> {
+        const LEAVE: u64 = 128 * MIB;
         let start = Instant::now();
-        let pages = match self.ask(&Request::Fill { seed: SEED, leave }, patience(240))? {
+        let pages = match self.ask(&Request::Fill { seed: SEED, most, leave: LEAVE }, patience(240))? {
             Answer::Filled { pages } => pages,
             other => bail!("asked to fill memory the agent answers {other:?}"),
         };

@@ -57,6 +57,19 @@ impl Lab {
         Ok(plan)
     }
 
+    /// Removes a guest's disks; its dump too where all went well. The console's log stays.
+    pub fn clean_up(&self, name: &str, all_went_well: bool) {
+        if std::env::var_os("HOTDUMP_LAB_KEEP").is_some() {
+            return;
+        }
+        let paths = self.paths(name);
+        paths.remove_images();
+        if all_went_well {
+            // There may be none.
+            let _ = fs::remove_dir_all(paths.dir.join("dump"));
+        }
+    }
+
     /// The directory of a scenario's guest.
     pub fn paths(&self, name: &str) -> Paths {
         Paths { dir: self.dir.join(name) }

@@ -1,9 +1,95 @@
-//! Developer commands.
-fn main() -> std::process::ExitCode {
-    let lab = lab::lab::Lab::of_tree(std::path::Path::new(".")).unwrap();
-    if let Err(e) = lab::scenarios::control(&lab) {
-        eprintln!("{e:#}");
-        return 1.into();
+//! Developer commands; `cargo xtask` lists them.
+
+#![forbid(unsafe_code)]
+
+mod bench;
+mod demo;
+mod programs;
+mod setup;
+mod tests;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use lab::cache::Cache;
+use lab::lab::Lab;
+use lab::scenarios;
+
+const USAGE: &str = "\
+usage: cargo xtask COMMAND
+
+  setup                install the Debian packages that are missing (as root or by sudo)
+  fetch [--refresh]    download kernels and kexec-tools into the cache; --refresh: newer ones, if there are
+  build [--arch ARCH]  the static program: target/dist/ARCH/hotdump
+  demo                 one round, told to a person
+  lab [SCENARIO...]    run these scenarios; without names, list them; `all` runs all
+  bench load           guest time of hotdump load beside that of kexec-tools
+  test                 format, lints, docs, unit tests, all scenarios
+
+demo, lab NAME, bench and test do setup, fetch and build first.
+HOTDUMP_CACHE is where downloads are kept (~/.cache/hotdump); HOTDUMP_LAB_PATIENCE=N makes waits N times as long;
+HOTDUMP_LAB_KEEP=1 keeps guests' disks.";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match run(&words) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
     }
-    0.into()
+}
+
+fn run(words: &[&str]) -> Result<()> {
+    match words {
+        ["setup"] => setup::run(),
+        ["fetch"] => fetch(false),
+        ["fetch", "--refresh"] => fetch(true),
+        ["build"] => programs::build("x86_64"),
+        ["build", "--arch", arch] => programs::build(arch),
+        ["demo"] => demo::run(&ready()?),
+        ["lab"] => {
+            for scenario in scenarios::ALL {
+                println!("{:14} {}", scenario.name, scenario.about);
+            }
+            Ok(())
+        }
+        ["lab", "all"] => lab::rounds::run(&ready()?, scenarios::ALL),
+        ["lab", names @ ..] => {
+            let find = |name: &&str| {
+                let found = scenarios::ALL.iter().find(|scenario| scenario.name == *name).copied();
+                found.with_context(|| format!("there is no scenario {name}: `cargo xtask lab` lists them"))
+            };
+            let wanted = names.iter().map(find).collect::<Result<Vec<_>>>()?;
+            lab::rounds::run(&ready()?, &wanted)
+        }
+        ["bench", "load"] => bench::load(&ready()?),
+        ["test"] => tests::run(),
+        [] | ["help" | "--help" | "-h"] => {
+            println!("{USAGE}");
+            Ok(())
+        }
+        _ => bail!("what is `{}`?\n{USAGE}", words.join(" ")),
+    }
+}
+
+/// Sees that everything that guests need is there.
+fn ready() -> Result<Lab> {
+    setup::run()?;
+    fetch(false)?;
+    programs::build("x86_64")?;
+    Lab::of_tree(&root())
+}
+
+fn fetch(refresh: bool) -> Result<()> {
+    Cache::open()?.fetch(refresh, &|line| eprintln!("{line}"))
+}
+
+/// The source tree's root.
+fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_owned()
 }

@@ -39,10 +39,12 @@ pub enum Request {
         /// Online or offline.
         online: bool,
     },
-    /// Fill memory with the pattern of `seed` until `leave` bytes are available; answered by [`Answer::Filled`].
+    /// Fill memory with the pattern of `seed`; answered by [`Answer::Filled`].
     Fill {
         /// Which pattern, see [`pattern::write_page`].
         seed: u64,
+        /// How many bytes to fill at most.
+        most: u64,
         /// How many bytes to leave available.
         leave: u64,
     },

@@ -67,8 +67,8 @@ fn answer(request: Request, filled: &mut Option<memory::Filled>) -> Result<Answe
             fs::write(&path, if online { "1" } else { "0" }).with_context(|| format!("writing {path}"))?;
             Answer::Done
         }
-        Request::Fill { seed, leave } => {
-            let memory = filled.insert(memory::Filled::fill(seed, leave)?);
+        Request::Fill { seed, most, leave } => {
+            let memory = filled.insert(memory::Filled::fill(seed, most, leave)?);
             Answer::Filled { pages: memory.pages() }
         }
         Request::Seal { disk } => {
@@ -180,10 +180,9 @@ fn state() -> Result<State> {
         let entry = entry?;
         let name = entry.file_name();
         let number = name.to_str().and_then(|name| name.strip_prefix("memory")?.parse().ok());
-        if let Some(number) = number {
-            if read_text(entry.path().join("state"))? == "online" {
-                online_blocks.push(number);
-            }
+        let Some(number) = number else { continue };
+        if read_text(entry.path().join("state"))? == "online" {
+            online_blocks.push(number);
         }
     }
     online_blocks.sort_unstable();

@@ -21,12 +21,12 @@ pub(crate) struct Filled {
 }
 
 impl Filled {
-    /// Fills memory with the pattern of `seed` until only `leave` bytes are available.
-    pub(crate) fn fill(seed: u64, leave: u64) -> Result<Filled> {
+    /// Fills memory with the pattern of `seed` until only `leave` bytes are available, or `most` bytes are filled.
+    pub(crate) fn fill(seed: u64, most: u64, leave: u64) -> Result<Filled> {
         mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE).context("locking memory")?;
         let mut pieces = Vec::new();
         let mut index = 0;
-        while meminfo("MemAvailable")? > leave {
+        while index * (PAGE as u64) < most && meminfo("MemAvailable")? > leave {
             // A page more, so that PIECE pages fit whatever its address is.
             let mut piece = vec![0; (PIECE + 1) * PAGE];
             let start = offset_of_first_page(&piece);

@@ -1,0 +1,122 @@
+//! Installs what the lab needs of Debian.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use lab::cache::Cache;
+use lab::debian::{Apt, output};
+
+/// Packages from the machine's own sources.
+const PACKAGES: [&str; 7] =
+    ["ovmf", "busybox-static", "kmod", "e2fsprogs", "util-linux", "debian-archive-keyring", "xz-utils"];
+
+/// The first QEMU whose emulated CPU has SHA instructions is 8.2.
+const QEMU: (u32, u32) = (8, 2);
+
+/// Installs what is missing. Does nothing, and needs no network, where all is there.
+pub(crate) fn run() -> Result<()> {
+    ensure!(Path::new("/etc/debian_version").exists(), "set-up knows Debian only (bookworm or later)");
+    let missing: Vec<&str> = PACKAGES.into_iter().filter(|package| !is_installed(package)).collect();
+    let qemu_is_old = qemu_version() < Some(QEMU);
+    if !missing.is_empty() || qemu_is_old {
+        as_root(Command::new("apt-get").args(["-q", "update"]))?;
+    }
+    if !missing.is_empty() {
+        eprintln!("installing {}", missing.join(" "));
+        as_root(install().args(&missing))?;
+    }
+    if qemu_is_old {
+        install_qemu()?;
+    }
+    components()
+}
+
+fn is_installed(package: &str) -> bool {
+    let state = output(Command::new("dpkg-query").args(["-W", "-f", "${Status}", package]));
+    state.is_ok_and(|state| state == "install ok installed")
+}
+
+/// From the machine's own sources if theirs is new enough, else from the backports of its release, which are asked for
+/// through a private configuration: the machine's own sources stay as they are.
+fn install_qemu() -> Result<()> {
+    as_root(install().arg("qemu-system-x86"))?;
+    if qemu_version() < Some(QEMU) {
+        let release = fs::read_to_string("/etc/os-release")?;
+        let codename = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
+        let codename = codename.context("/etc/os-release has no VERSION_CODENAME")?.trim_matches('"');
+        let backports = format!("{codename}-backports");
+        eprintln!("installing qemu-system-x86 from {backports}");
+        let dir = Cache::open()?.dir().join("apt-backports");
+        let apt = Apt::open(&dir, &[codename, &backports])?;
+        apt.update()?;
+        let mut command = apt.command("apt-get");
+        command.args(INSTALL).args(["-t", &backports, "qemu-system-x86"]);
+        as_root(&mut command)?;
+    }
+    let (found, (major, minor)) = (qemu_version(), QEMU);
+    ensure!(found >= Some(QEMU), "QEMU is {found:?} and {major}.{minor} or later is needed");
+    Ok(())
+}
+
+const INSTALL: [&str; 4] = ["-q", "install", "-y", "--no-install-recommends"];
+
+fn install() -> Command {
+    let mut command = Command::new("apt-get");
+    command.args(INSTALL);
+    command
+}
+
+/// QEMU's major and minor version, if there is a QEMU.
+fn qemu_version() -> Option<(u32, u32)> {
+    parse_version(&output(Command::new("qemu-system-x86_64").arg("--version")).ok()?)
+}
+
+/// From "QEMU emulator version 10.0.2 (Debian ...)".
+fn parse_version(text: &str) -> Option<(u32, u32)> {
+    let mut numbers = text.split("version ").nth(1)?.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+/// Runs a command as root: as it is, or by sudo.
+fn as_root(command: &mut Command) -> Result<()> {
+    let uid = output(Command::new("id").arg("-u"))?;
+    let mut whole = Command::new("env");
+    if uid.trim() != "0" {
+        whole = Command::new("sudo");
+        whole.arg("env");
+    }
+    whole.args(["DEBIAN_FRONTEND=noninteractive", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"]);
+    whole.arg(command.get_program()).args(command.get_args());
+    let status = whole.status().with_context(|| format!("starting {whole:?}"))?;
+    ensure!(status.success(), "{whole:?}: {status}");
+    Ok(())
+}
+
+/// rustfmt and clippy, which a minimal Rust lacks.
+fn components() -> Result<()> {
+    for (component, probe) in [("rustfmt", "cargo-fmt"), ("clippy", "cargo-clippy")] {
+        if Command::new(probe).arg("--version").output().is_ok_and(|out| out.status.success()) {
+            continue;
+        }
+        let status = Command::new("rustup").args(["component", "add", component]).status();
+        if !status.is_ok_and(|status| status.success()) {
+            bail!("{component} is missing and rustup cannot add it: install it");
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{QEMU, parse_version};
+
+    #[test]
+    fn qemu_versions() {
+        let found = parse_version("QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds-2)\nCopyright");
+        assert_eq!(found, Some((10, 0)));
+        assert!(parse_version("QEMU emulator version 7.2.18") < Some(QEMU));
+        assert!(parse_version("no such thing") < Some(QEMU));
+    }
+}

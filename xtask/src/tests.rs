@@ -1,0 +1,27 @@
+//! Everything that must hold, the quick checks first.
+
+use std::process::Command;
+
+use anyhow::Result;
+use lab::{rounds, scenarios};
+
+use crate::programs::{cargo, cargo_program};
+use crate::{ready, setup};
+
+/// What cargo is asked to do. The flags of rustdoc come from the environment.
+const CHECKS: [&[&str]; 4] = [
+    &["fmt", "--all", "--check"],
+    &["clippy", "--quiet", "--all-targets", "--", "-D", "warnings"],
+    &["doc", "--quiet", "--no-deps", "--document-private-items"],
+    &["test", "--quiet"],
+];
+
+/// Runs all of it and stops at the first thing that does not hold.
+pub(crate) fn run() -> Result<()> {
+    setup::run()?;
+    for arguments in CHECKS {
+        eprintln!("cargo {}", arguments.join(" "));
+        cargo(Command::new(cargo_program()).args(arguments).env("RUSTDOCFLAGS", "-D warnings"))?;
+    }
+    rounds::run(&ready()?, scenarios::ALL)
+}
