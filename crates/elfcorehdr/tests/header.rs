@@ -112,6 +112,76 @@ fn bytes_are_where_elf_wants_them() {
     assert_eq!(text[48..], [0; 8]);
 }
 
+/// Memory in a header: first address, end, source.
+type Piece = (u64, u64, u64);
+
+/// Headers that others built (see fixtures/README.md): strict as the parser is, it takes them.
+#[test]
+fn headers_of_others() {
+    // bytes, notes, memory
+    let cases: [(&[u8], usize, &[Piece]); 4] = [
+        (
+            include_bytes!("fixtures/kexec-tools-2.0.32.bin"),
+            3,
+            &[
+                (0x2d80_0000, 0x3043_0000, 0x2d80_0000),
+                (0x1000, 0x9_fc00, 0x2cf6_1000),
+                (0x10_0000, 0x1d00_0000, 0x10_0000),
+                (0x2d00_0000, 0x3ffd_f000, 0x2d00_0000),
+            ],
+        ),
+        (
+            include_bytes!("fixtures/linux-6.1.bin"),
+            3,
+            &[
+                (0x860_0000, 0xba3_0000, 0x860_0000),
+                (0x10_0000, 0x2f00_0000, 0x10_0000),
+                (0x3f00_0000, 0x3ffd_f000, 0x3f00_0000),
+            ],
+        ),
+        (
+            include_bytes!("fixtures/linux-6.12-hotplug.bin"),
+            5,
+            &[
+                (0x2d80_0000, 0x3043_0000, 0x2d80_0000),
+                (0x10_0000, 0x1d00_0000, 0x10_0000),
+                (0x2d00_0000, 0x3ffd_f000, 0x2d00_0000),
+                (0x1_0000_0000, 0x1_2000_0000, 0x1_0000_0000),
+            ],
+        ),
+        (
+            include_bytes!("fixtures/linux-7.2-hotplug.bin"),
+            5,
+            &[
+                (0x1940_0000, 0x1c63_0000, 0x1940_0000),
+                (0x10_0000, 0x2e00_0000, 0x10_0000),
+                (0x3e00_0000, 0x3ffd_f000, 0x3e00_0000),
+                (0x1_0000_0000, 0x1_2000_0000, 0x1_0000_0000),
+            ],
+        ),
+    ];
+    for (bytes, notes, loads) in cases {
+        let header = Header::parse(bytes).unwrap();
+        assert_eq!((header.size(), header.notes().count()), (bytes.len(), notes));
+        let found = header.loads().map(|load| (load.paddr.0, load.range().unwrap().end().0, load.offset.0));
+        assert_eq!(found.collect::<Vec<_>>(), loads);
+    }
+}
+
+/// What the kernel builds, this crate builds to the byte.
+#[test]
+fn same_bytes_as_the_kernel() {
+    let theirs: &[u8] = include_bytes!("fixtures/linux-6.12-hotplug.bin");
+    let header = Header::parse(theirs).unwrap();
+    let mut notes: Vec<Note> = header.notes().collect();
+    let vmcoreinfo = notes.pop().unwrap();
+    let loads: Vec<Load> = header.loads().collect();
+    let mut ours = vec![0; theirs.len()];
+    let contents = Contents { machine: Machine::X86_64, cpu_notes: &notes, vmcoreinfo, loads: &loads };
+    build(&contents, &mut ours).unwrap();
+    assert_eq!(ours, theirs);
+}
+
 #[test]
 fn build_refuses() {
     let (notes, loads) = small();
