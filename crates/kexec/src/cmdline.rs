@@ -144,7 +144,7 @@ fn halves<'w, 'a>(words: &'w [&'a str]) -> (&'w [&'a str], &'w [&'a str]) {
     }
 }
 
-fn name<'a>(word: &'a str) -> &'a str {
+fn name(word: &str) -> &str {
     let bare = word.trim_start_matches('"');
     bare.split_once('=').map_or(bare, |(name, _)| name).trim_end_matches('"')
 }

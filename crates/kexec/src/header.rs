@@ -16,6 +16,7 @@ pub(crate) struct CrashHeader {
     bytes: Vec<u8>,
     absent_notes: Option<PhysRange>,
     cpu_notes: usize,
+    absent_cpus: Vec<u32>,
     memory: Vec<PhysRange>,
 }
 
@@ -28,6 +29,11 @@ impl CrashHeader {
     /// Number of CPUs with a note.
     pub(crate) fn cpu_notes(&self) -> usize {
         self.cpu_notes
+    }
+
+    /// CPUs whose notes point to zeros.
+    pub(crate) fn absent_cpus(&self) -> &[u32] {
+        &self.absent_cpus
     }
 
     /// The memory that the dump will hold.
@@ -71,24 +77,22 @@ pub(crate) fn crash_header(
     let loads = loads(host, &memory, warnings)?;
     let possible = host.cpus()?.possible;
     let need = elfcorehdr::size_for(possible.len().saturating_add(1).saturating_add(loads.len()));
-    let size = match reported {
-        Some(reported) => elfcorehdr::room_for(reported, arch::PAGE),
-        None => need as u64,
-    };
-    if (need as u64) > size {
-        return Err(PlanError::HeaderRoom { need, room: size });
+    let room = reported.map_or(need as u64, |reported| elfcorehdr::room_for(reported, arch::PAGE));
+    if need as u64 > room {
+        return Err(PlanError::HeaderRoom { need, room });
     }
-    let place = space.take_high("elfcorehdr", size, arch::PAGE, None)?;
-    let (cpu_notes, absent_notes) = cpu_notes(host, &possible, space)?;
+    let place = space.take_high(SegmentKind::Elfcorehdr.name(), room, arch::PAGE, None)?;
+    let notes = Notes::new(host, &possible, space)?;
     let mut bytes = vec![0; need];
     let contents = Contents {
         machine: arch::MACHINE,
-        cpu_notes: &cpu_notes,
+        cpu_notes: &notes.notes,
         vmcoreinfo: host.vmcoreinfo()?,
         loads: &loads,
     };
     elfcorehdr::build(&contents, &mut bytes)?;
-    Ok(CrashHeader { place, bytes, absent_notes, cpu_notes: cpu_notes.len(), memory })
+    let (cpu_notes, absent_notes, absent_cpus) = (notes.notes.len(), notes.zeros, notes.absent);
+    Ok(CrashHeader { place, bytes, absent_notes, cpu_notes, absent_cpus, memory })
 }
 
 /// The kernel's text, then all memory.
@@ -113,23 +117,28 @@ fn loads(host: &Host, memory: &[PhysRange], warnings: &mut Vec<Warning>) -> Resu
     Ok(loads)
 }
 
-/// A note per possible CPU. The kernel tells where the registers of present CPUs are saved. A note must point to real
-/// memory, and an empty one must point to zeros: those of absent CPUs point to zeros in an area of our own.
-fn cpu_notes(
-    host: &Host,
-    possible: &[u32],
-    space: &mut Space,
-) -> Result<(Vec<Note>, Option<PhysRange>), PlanError> {
-    let known: Vec<Option<Note>> =
-        possible.iter().map(|cpu| host.crash_notes(*cpu)).collect::<Result<_, _>>()?;
-    let size = known.iter().flatten().map(|note| note.size).max().unwrap_or(arch::CRASH_NOTES_SIZE);
-    let zeros = match known.iter().any(Option::is_none) {
-        true => Some(space.take_high("absent CPUs", size, arch::PAGE, None)?),
-        false => None,
-    };
-    let notes = known
-        .into_iter()
-        .filter_map(|note| note.or_else(|| zeros.map(|zeros| Note { paddr: zeros.start(), size })))
-        .collect();
-    Ok((notes, zeros))
+/// A note per possible CPU.
+struct Notes {
+    notes: Vec<Note>,
+    absent: Vec<u32>,
+    zeros: Option<PhysRange>,
+}
+
+impl Notes {
+    /// The kernel tells where the registers of present CPUs are saved. A note has to point to real memory, and one that is
+    /// not filled to zeros: the notes of absent CPUs point to zeros in an area of our own, which is taken from `space`.
+    fn new(host: &Host, possible: &[u32], space: &mut Space) -> Result<Self, PlanError> {
+        let known: Vec<Option<Note>> =
+            possible.iter().map(|cpu| host.crash_notes(*cpu)).collect::<Result<_, _>>()?;
+        let size = known.iter().flatten().map(|note| note.size).max().unwrap_or(arch::CRASH_NOTES_SIZE);
+        let absent: Vec<u32> =
+            possible.iter().zip(&known).filter(|(_, note)| note.is_none()).map(|(cpu, _)| *cpu).collect();
+        let zeros = match absent.as_slice() {
+            [] => None,
+            _ => Some(space.take_high(SegmentKind::AbsentNotes.name(), size, arch::PAGE, None)?),
+        };
+        let own = zeros.map(|zeros| Note { paddr: zeros.start(), size });
+        let notes = known.into_iter().filter_map(|note| note.or(own)).collect();
+        Ok(Self { notes, absent, zeros })
+    }
 }

@@ -6,13 +6,13 @@ use std::fs::File;
 use std::io::Read as _;
 
 use elfcorehdr::{PhysAddr, PhysRange, RangeVec};
-use host::Host;
+use host::{Host, Reservations};
 use purgatory::{Params, Region, digest};
 use serde::Serialize;
 
 use crate::arch;
 use crate::error::{PlanError, Refusal};
-use crate::header::crash_header;
+use crate::header::{CrashHeader, crash_header};
 use crate::layout::Space;
 use crate::precheck;
 use crate::purgatory as ours;
@@ -97,11 +97,6 @@ pub enum Warning {
     NoKernelText,
     /// /proc/kcore does not tell the direct map's place: virtual addresses in the dump's memory entries are 0.
     NoDirectMap,
-    /// CPUs that could be added later would have no registers in the dump, unless the header is updated then.
-    CpusWithoutNotes {
-        /// Their numbers.
-        cpus: Vec<u32>,
-    },
     /// No boot parameters could be read: the capture kernel gets neither screen nor ACPI root pointer from us.
     NoBootParams,
 }
@@ -117,10 +112,6 @@ impl fmt::Display for Warning {
             ),
             Self::NoKernelText => f.write_str("the running kernel hides its addresses: the dump will lack an entry for its text"),
             Self::NoDirectMap => f.write_str("/proc/kcore cannot be read: the dump's memory will lack virtual addresses"),
-            Self::CpusWithoutNotes { cpus } => write!(
-                f,
-                "registers of CPUs {cpus:?}, absent now, would not be in the dump if they were added: load again then, or use --hotplug"
-            ),
             Self::NoBootParams => f.write_str("the running kernel shows no boot parameters: the capture kernel gets no screen and no ACPI root pointer"),
         }
     }
@@ -131,7 +122,6 @@ impl fmt::Display for Warning {
 pub struct CrashPlan<'a> {
     facts: PlanFacts,
     segments: Vec<Segment<'a>>,
-    entry: PhysAddr,
 }
 
 /// What a plan says, for programs.
@@ -162,6 +152,8 @@ pub struct PlanFacts {
     pub hotplug: bool,
     /// Number of CPUs with a note.
     pub cpu_notes: usize,
+    /// CPUs that could be added but are absent: their notes point to zeros until the header is updated.
+    pub absent_cpus: Vec<u32>,
     /// Memory that the dump will hold.
     pub memory: Vec<PhysRange>,
     /// Memory that the capture kernel runs in, low memory included.
@@ -193,93 +185,133 @@ fn as_hex<S: serde::Serializer>(bytes: &[u8; 16], serializer: S) -> Result<S::Ok
 /// What is wrong with the kernel, the command line or the machine, and what to do.
 pub fn plan_crash<'a>(host: &Host, request: &CrashRequest<'a>) -> Result<CrashPlan<'a>, PlanError> {
     precheck::permitted::<PlanError>(host, Call::KexecLoad)?;
+    plan_image(host, request)
+}
+
+/// As [`plan_crash`], whether this process may load it or not.
+fn plan_image<'a>(host: &Host, request: &CrashRequest<'a>) -> Result<CrashPlan<'a>, PlanError> {
     let reservations = host.reservations()?.ok_or(Refusal::NoReservation)?;
-    let (reservation, low) = (reservations.main, reservations.low);
     let image = arch::Image::parse(request.kernel)?;
-    let mut warnings = Vec::new();
-    let mut space = Space::new(reservation, request.mem_min, request.mem_max)?;
-
-    let header = crash_header(host, request.hotplug, &mut space, &mut warnings)?;
-    let hidden: RangeVec = header.hidden().collect();
-    let kernel = image.place(&mut space)?;
-    let initrd = match request.initrd {
-        Some(bytes) => Some(image.place_initrd(&mut space, bytes.len() as u64)?),
-        None => None,
-    };
-    let cmdline = full_cmdline(request.cmdline, header.place(), image.cmdline_limit())?;
-    let mut own: RangeVec = [reservation].into_iter().chain(low).collect();
-    // A Vec-backed set is never full.
-    let _ = own.subtract(&hidden);
     let random = random()?;
-    let boot = arch::BootData::new(host, &image, &own, &random, &cmdline, &mut warnings)?;
-    let boot_place = space.take_high("boot data", boot.size(), arch::PAGE, None)?;
-    let purgatory_place = space.take_high("purgatory", ours::MEMORY_SIZE, arch::PAGE, None)?;
-    space.require_free("the running kernel's own pages", arch::control_pages(host)?)?;
-
-    let boot_bytes = boot.bytes(
-        boot_place.start(),
-        initrd.map(|place| (place.start(), request.initrd.map_or(0, <[u8]>::len))),
-    );
-    let mut segments =
-        vec![Segment { kind: SegmentKind::Kernel, place: kernel, data: Cow::Borrowed(image.payload()) }];
-    if let (Some(place), Some(bytes)) = (initrd, request.initrd) {
-        segments.push(Segment { kind: SegmentKind::Initrd, place, data: Cow::Borrowed(bytes) });
-    }
-    segments.push(Segment { kind: SegmentKind::BootData, place: boot_place, data: Cow::Owned(boot_bytes) });
-    segments.extend(header.segments());
-
+    let draft = Draft::new(host, request, &image, reservations, &random)?;
+    let mut segments = draft.segments(request, &image);
     let serial_port = host.serial_console()?.map(|serial| serial.io_port);
-    let kernel_entry = image.entry(kernel);
-    let mut params =
-        Params::new(random.identity, kernel_entry.0, boot_place.start().0, serial_port.unwrap_or(0));
-    for segment in segments.iter().filter(|segment| is_checked(segment, request.hotplug)) {
-        let region = Region::new(
-            segment.kind.name(),
-            segment.place.start().0,
-            segment.data.len() as u64,
-            digest(&segment.data),
-        );
-        // There is a slot for every segment that the kernel would take.
-        let _ = params.push(region);
-    }
+    let kernel_entry = image.entry(draft.kernel);
+    let params =
+        Params::new(random.identity, kernel_entry.0, draft.boot_place.start().0, serial_port.unwrap_or(0));
+    let base = draft.purgatory.start();
+    let program = ours::image(base, &with_regions(params, &segments, request.hotplug));
     segments.push(Segment {
         kind: SegmentKind::Purgatory,
-        place: purgatory_place,
-        data: Cow::Owned(ours::image(purgatory_place.start(), &params)),
+        place: draft.purgatory,
+        data: Cow::Owned(program),
     });
     segments.sort_by_key(|segment| segment.place);
-
-    let have = own.total_len();
-    let need = image.running_size(request.initrd.unwrap_or_default());
-    if have < need {
-        warnings.push(Warning::LittleMemory { have, need });
-    }
     let facts = PlanFacts {
         identity: random.identity,
-        reservation,
-        low_reservation: low,
-        segments: segments
-            .iter()
-            .map(|segment| SegmentFacts {
-                kind: segment.kind,
-                place: segment.place,
-                bytes: segment.data.len(),
-                checked: is_checked(segment, request.hotplug),
-            })
-            .collect(),
-        elfcorehdr: header.place(),
+        reservation: reservations.main,
+        low_reservation: reservations.low,
+        segments: segments.iter().map(|segment| SegmentFacts::of(segment, request.hotplug)).collect(),
+        elfcorehdr: draft.header.place(),
         kernel_entry,
-        purgatory_entry: ours::entry(purgatory_place.start()),
-        purgatory_params: ours::params_place(purgatory_place.start()),
+        purgatory_entry: ours::entry(base),
+        purgatory_params: ours::params_place(base),
         serial_port,
-        cmdline,
         hotplug: request.hotplug,
-        cpu_notes: header.cpu_notes(),
-        memory: header.memory().to_vec(),
-        capture_memory: boot.capture_memory().to_vec(),
-        warnings,
+        cpu_notes: draft.header.cpu_notes(),
+        absent_cpus: draft.header.absent_cpus().to_vec(),
+        memory: draft.header.memory().to_vec(),
+        capture_memory: draft.boot.capture_memory().to_vec(),
+        cmdline: draft.cmdline,
+        warnings: draft.warnings,
     };
-    Ok(CrashPlan { entry: facts.purgatory_entry, facts, segments })
+    Ok(CrashPlan { facts, segments })
+}
+
+/// What goes where, before the bytes are put together.
+struct Draft {
+    header: CrashHeader,
+    kernel: PhysRange,
+    initrd: Option<PhysRange>,
+    cmdline: String,
+    boot: arch::BootData,
+    boot_place: PhysRange,
+    purgatory: PhysRange,
+    warnings: Vec<Warning>,
+}
+
+impl Draft {
+    /// Finds a place for every piece. The header goes first: where it is decides what the capture kernel is told.
+    fn new(
+        host: &Host,
+        request: &CrashRequest<'_>,
+        image: &arch::Image<'_>,
+        reservations: Reservations,
+        random: &Random,
+    ) -> Result<Self, PlanError> {
+        let mut warnings = Vec::new();
+        let mut space = Space::new(reservations.main, request.mem_min, request.mem_max)?;
+        let header = crash_header(host, request.hotplug, &mut space, &mut warnings)?;
+        let kernel = image.place(&mut space)?;
+        let initrd = match request.initrd {
+            Some(bytes) => Some(image.place_initrd(&mut space, bytes.len() as u64)?),
+            None => None,
+        };
+        let cmdline = full_cmdline(request.cmdline, header.place(), image.cmdline_limit())?;
+        let hidden: RangeVec = header.hidden().collect();
+        let reserved: RangeVec = [reservations.main].into_iter().chain(reservations.low).collect();
+        let own: RangeVec = reserved.difference(&hidden).collect();
+        let boot = arch::BootData::new(host, image, &own, random, &cmdline, &mut warnings)?;
+        let boot_place = space.take_high(SegmentKind::BootData.name(), boot.size(), arch::PAGE, None)?;
+        let purgatory =
+            space.take_high(SegmentKind::Purgatory.name(), ours::MEMORY_SIZE, arch::PAGE, None)?;
+        space.require_free("the running kernel's own pages", arch::control_pages(host)?)?;
+        let (have, need) = (own.total_len(), image.running_size(request.initrd.unwrap_or_default()));
+        if have < need {
+            warnings.push(Warning::LittleMemory { have, need });
+        }
+        Ok(Self { header, kernel, initrd, cmdline, boot, boot_place, purgatory, warnings })
+    }
+
+    /// All segments but purgatory, which has to know them.
+    fn segments<'a>(&self, request: &CrashRequest<'a>, image: &arch::Image<'a>) -> Vec<Segment<'a>> {
+        let initrd = self.initrd.zip(request.initrd);
+        let initrd_facts = initrd.map(|(place, bytes)| (place.start(), bytes.len()));
+        let boot = self.boot.bytes(self.boot_place.start(), initrd_facts);
+        let mut segments = vec![
+            Segment { kind: SegmentKind::Kernel, place: self.kernel, data: Cow::Borrowed(image.payload()) },
+            Segment { kind: SegmentKind::BootData, place: self.boot_place, data: Cow::Owned(boot) },
+        ];
+        segments.extend(initrd.map(|(place, bytes)| Segment {
+            kind: SegmentKind::Initrd,
+            place,
+            data: Cow::Borrowed(bytes),
+        }));
+        segments.extend(self.header.segments());
+        segments
+    }
+}
+
+/// `params` with a digest of every segment that is to be checked: the only pass over the data on this side of the call.
+fn with_regions(mut params: Params, segments: &[Segment<'_>], hotplug: bool) -> Params {
+    for segment in segments.iter().filter(|segment| is_checked(segment, hotplug)) {
+        let (start, size) = (segment.place.start().0, segment.data.len() as u64);
+        let region = Region::new(segment.kind.name(), start, size, digest(&segment.data));
+        // There are fewer kinds of segments than slots.
+        let _ = params.push(region);
+    }
+    params
+}
+
+impl SegmentFacts {
+    fn of(segment: &Segment<'_>, hotplug: bool) -> Self {
+        Self {
+            kind: segment.kind,
+            place: segment.place,
+            bytes: segment.data.len(),
+            checked: is_checked(segment, hotplug),
+        }
+    }
 }
 
 /// Whether purgatory checks `segment`. A header that the kernel keeps up to date changes; purgatory cannot check itself;
@@ -366,16 +398,23 @@ impl<'a> CrashPlan<'a> {
             .map(|segment| SegmentRef { place: segment.place, data: &segment.data })
             .collect();
         if !self.facts.hotplug {
-            return syscall::kexec_load(host, self.entry, &segments, KEXEC_ON_CRASH);
+            return syscall::kexec_load(host, self.facts.purgatory_entry, &segments, KEXEC_ON_CRASH);
         }
         // Kernels from 6.10 know the first flag; those before (6.6 on x86) only the second. An unknown flag is refused
         // before the old image is touched, so asking costs nothing.
-        let newer =
-            syscall::kexec_load(host, self.entry, &segments, KEXEC_ON_CRASH | KEXEC_CRASH_HOTPLUG_SUPPORT);
+        let newer = syscall::kexec_load(
+            host,
+            self.facts.purgatory_entry,
+            &segments,
+            KEXEC_ON_CRASH | KEXEC_CRASH_HOTPLUG_SUPPORT,
+        );
         match newer {
-            Err(SyscallError::Invalid { .. }) => {
-                syscall::kexec_load(host, self.entry, &segments, KEXEC_ON_CRASH | KEXEC_UPDATE_ELFCOREHDR)
-            }
+            Err(SyscallError::Invalid { .. }) => syscall::kexec_load(
+                host,
+                self.facts.purgatory_entry,
+                &segments,
+                KEXEC_ON_CRASH | KEXEC_UPDATE_ELFCOREHDR,
+            ),
             answer => answer,
         }
     }
@@ -406,7 +445,13 @@ impl fmt::Display for Description<'_> {
             "purgatory is entered at {}, the kernel at {}",
             facts.purgatory_entry, facts.kernel_entry
         )?;
-        writeln!(f, "elfcorehdr: {} CPUs, {} memory ranges:", facts.cpu_notes, facts.memory.len())?;
+        let absent = facts.absent_cpus.len();
+        writeln!(
+            f,
+            "elfcorehdr: {} CPUs ({absent} absent), {} memory ranges:",
+            facts.cpu_notes,
+            facts.memory.len()
+        )?;
         for range in &facts.memory {
             writeln!(f, "  {range}")?;
         }
@@ -416,5 +461,184 @@ impl fmt::Display for Description<'_> {
         }
         writeln!(f, "command line: {}", facts.cmdline)?;
         facts.warnings.iter().try_for_each(|warning| writeln!(f, "warning: {warning}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arch::sample_kernel;
+    use elfcorehdr::Header;
+    use proptest::prelude::*;
+
+    /// Machines that were recorded for the tests of crate `host`.
+    fn machine(name: &str) -> Host {
+        Host::at(format!("{}/../host/tests/fixtures/{name}", env!("CARGO_MANIFEST_DIR")))
+    }
+
+    const MACHINES: [&str; 4] = ["debian-6.1", "debian-6.12-hotplug", "debian-6.12-uefi", "debian-7.2-high"];
+
+    fn request<'a>(kernel: &'a [u8], initrd: Option<&'a [u8]>) -> CrashRequest<'a> {
+        CrashRequest {
+            kernel,
+            initrd,
+            cmdline: "console=ttyS0",
+            hotplug: false,
+            mem_min: None,
+            mem_max: None,
+        }
+    }
+
+    fn segment<'p, 'a>(plan: &'p CrashPlan<'a>, kind: SegmentKind) -> &'p Segment<'a> {
+        plan.segments.iter().find(|segment| segment.kind == kind).unwrap()
+    }
+
+    fn check_rules(plan: &CrashPlan<'_>) {
+        let facts = plan.facts();
+        assert!(plan.segments.len() <= 16, "KEXEC_SEGMENT_MAX");
+        for (index, segment) in plan.segments.iter().enumerate() {
+            assert!(facts.reservation.contains_range(segment.place), "{segment:?}");
+            assert!(segment.place.start().is_aligned(4096) && segment.place.end().is_aligned(4096));
+            assert!(segment.data.len() as u64 <= segment.place.len());
+            assert!(plan.segments[..index].iter().all(|other| !other.place.overlaps(segment.place)));
+            let magic = segment.data.starts_with(b"\x7fELF");
+            assert_eq!(magic, segment.kind == SegmentKind::Elfcorehdr, "how the kernel finds the header");
+        }
+        for hidden in [SegmentKind::Elfcorehdr, SegmentKind::AbsentNotes] {
+            let hidden = segment(plan, hidden).place;
+            assert!(facts.capture_memory.iter().all(|range| !range.overlaps(hidden)));
+        }
+    }
+
+    #[test]
+    fn recorded_machines_get_plans_that_keep_the_rules() {
+        let (kernel, initrd) = (sample_kernel(100_000), vec![7; 5_000_000]);
+        for name in MACHINES {
+            let plan = plan_image(&machine(name), &request(&kernel, Some(&initrd))).unwrap();
+            check_rules(&plan);
+            let header = Header::parse(&segment(&plan, SegmentKind::Elfcorehdr).data).unwrap();
+            // Four possible CPUs and vmcoreinfo.
+            assert_eq!(header.notes().count(), 5, "{name}");
+            assert_eq!(
+                header.loads().count(),
+                1 + plan.facts().memory.len(),
+                "{name}: the kernel's text and all memory"
+            );
+            assert!(plan.warnings().is_empty(), "{name}: {:?}", plan.warnings());
+        }
+    }
+
+    #[test]
+    fn the_same_request_gets_the_same_places() {
+        let kernel = sample_kernel(5000);
+        let places = || {
+            let plan = plan_image(&machine("debian-6.1"), &request(&kernel, Some(&kernel))).unwrap();
+            plan.segments.iter().map(|segment| (segment.kind, segment.place)).collect::<Vec<_>>()
+        };
+        assert_eq!(places(), places());
+    }
+
+    #[test]
+    fn the_capture_kernel_gets_both_reservations() {
+        let kernel = sample_kernel(5000);
+        let plan = plan_image(&machine("debian-7.2-high"), &request(&kernel, None)).unwrap();
+        let text: Vec<String> = plan.facts().capture_memory.iter().map(|range| range.to_string()).collect();
+        assert_eq!(text, ["[0x0, 0x9fc00)", "[0x6f000000, 0x7f000000)", "[0x1ef000000, 0x1feffe000)"]);
+        assert!(plan.facts().segments.iter().all(|segment| segment.place.start().0 >= 0x1_ef00_0000));
+    }
+
+    #[test]
+    fn purgatory_is_told_what_to_check() {
+        let (kernel, initrd) = (sample_kernel(5000), vec![1; 10_000]);
+        let host = machine("debian-6.12-hotplug");
+        for hotplug in [false, true] {
+            let plan =
+                plan_image(&host, &CrashRequest { hotplug, ..request(&kernel, Some(&initrd)) }).unwrap();
+            let program = segment(&plan, SegmentKind::Purgatory);
+            let at = (plan.facts().purgatory_params.0 - program.place.start().0) as usize;
+            let params = Params::parse(program.data[at..].first_chunk().unwrap()).unwrap();
+            assert_eq!(params.identity, plan.identity());
+            assert_eq!(params.entry, segment(&plan, SegmentKind::Kernel).place.start().0 + 0x200);
+            assert_eq!(params.boot_params, segment(&plan, SegmentKind::BootData).place.start().0);
+            assert_eq!(params.serial_port, 0x3f8);
+            let mut names: Vec<&str> = params.regions().iter().map(|region| region.name()).collect();
+            names.sort_unstable();
+            let header: &[&str] = if hotplug { &[] } else { &["elfcorehdr"] };
+            assert_eq!(names, [&["boot data"], header, &["initrd", "kernel"]].concat());
+            for region in params.regions() {
+                let segment =
+                    plan.segments.iter().find(|segment| segment.place.start().0 == region.start).unwrap();
+                assert_eq!(region.size as usize, segment.data.len());
+                assert_eq!(region.digest, digest(&segment.data));
+            }
+        }
+    }
+
+    #[test]
+    fn with_hotplug_the_header_has_the_room_that_the_kernel_says() {
+        let kernel = sample_kernel(5000);
+        let with =
+            |name| plan_image(&machine(name), &CrashRequest { hotplug: true, ..request(&kernel, None) });
+        let host = machine("debian-6.12-hotplug");
+        let reported = host.kexec().unwrap().elfcorehdr_size.unwrap();
+        let plan = with("debian-6.12-hotplug").unwrap();
+        assert!(plan.elfcorehdr().len() >= reported + 64);
+        check_rules(&plan);
+        let error = with("debian-6.1").unwrap_err();
+        assert!(matches!(error, PlanError::Refused(Refusal::NoCrashHotplug)), "{error}");
+        assert!(error.to_string().contains("the kernel needs CONFIG_CRASH_HOTPLUG"), "scripts look for it");
+    }
+
+    #[test]
+    fn what_does_not_fit_is_said() {
+        let (kernel, initrd) = (sample_kernel(5000), vec![0; 280 << 20]);
+        let error =
+            plan_image(&machine("debian-6.1"), &request(&kernel, Some(&initrd))).unwrap_err().to_string();
+        assert!(error.contains("too small: no room for initrd (280 MiB)"), "{error}");
+        let long = "x".repeat(2100);
+        let error =
+            plan_image(&machine("debian-6.1"), &CrashRequest { cmdline: &long, ..request(&kernel, None) });
+        assert!(matches!(error, Err(PlanError::CmdlineTooLong { length: 2122, limit: 2047 })), "{error:?}");
+    }
+
+    #[test]
+    fn a_machine_without_a_reservation_gets_no_plan() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("proc")).unwrap();
+        std::fs::write(root.path().join("proc/iomem"), "00001000-0009fbff : System RAM\n").unwrap();
+        let kernel = sample_kernel(5000);
+        let error = plan_image(&Host::at(root.path()), &request(&kernel, None)).unwrap_err();
+        assert!(error.to_string().starts_with("Memory for crashkernel is not reserved"), "{error}");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+        #[test]
+        fn any_sizes_and_limits_give_a_plan_that_keeps_the_rules_or_an_error(
+            machine_index in 0..MACHINES.len(),
+            code in 2048usize..200_000,
+            initrd in proptest::option::of(1usize..3_000_000),
+            hotplug: bool,
+            min in proptest::option::of(0u64..0x2_0000_0000),
+            max in proptest::option::of(0u64..0x2_0000_0000),
+        ) {
+            let kernel = sample_kernel(code);
+            let initrd = initrd.map(|size| vec![3; size]);
+            let host = machine(MACHINES[machine_index]);
+            let request = CrashRequest {
+                hotplug,
+                mem_min: min.map(PhysAddr),
+                mem_max: max.map(PhysAddr),
+                ..request(&kernel, initrd.as_deref())
+            };
+            if let Ok(plan) = plan_image(&host, &request) {
+                check_rules(&plan);
+                for segment in plan.segments() {
+                    prop_assert!(segment.place.start().0 >= min.unwrap_or(0));
+                    prop_assert!(segment.place.end().0 <= max.unwrap_or(u64::MAX));
+                }
+            }
+        }
     }
 }

@@ -15,6 +15,11 @@ pub(crate) fn refusal(host: &Host, call: Call) -> Result<Option<Refusal>, HostEr
     if !may_load() {
         return Ok(Some(Refusal::Capability));
     }
+    machine_refusal(host, call)
+}
+
+/// As [`refusal`], whoever asks.
+fn machine_refusal(host: &Host, call: Call) -> Result<Option<Refusal>, HostError> {
     if host.kexec_load_disabled()? == Some(true) {
         return Ok(Some(Refusal::Disabled));
     }
@@ -24,8 +29,9 @@ pub(crate) fn refusal(host: &Host, call: Call) -> Result<Option<Refusal>, HostEr
     let mode = match host.lockdown()? {
         Lockdown::Integrity => "integrity",
         Lockdown::Confidentiality => "confidentiality",
-        _ => return Ok(None),
+        Lockdown::None | Lockdown::Absent => return Ok(None),
     };
+    // By kexec_file_load a locked down kernel takes signed kernels.
     Ok((call == Call::KexecLoad).then_some(Refusal::Lockdown(mode)))
 }
 
@@ -53,6 +59,34 @@ fn effective_capabilities(status: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
+
+    #[test]
+    fn what_the_machine_shows_is_found_before_the_call() {
+        let cases: &[(&str, &str, Call, Option<Refusal>)] = &[
+            ("proc/sys/kernel/kexec_load_disabled", "0\n", Call::KexecLoad, None),
+            ("proc/sys/kernel/kexec_load_disabled", "1\n", Call::KexecLoad, Some(Refusal::Disabled)),
+            ("proc/sys/kernel/kexec_load_disabled", "1\n", Call::KexecFileLoad, Some(Refusal::Disabled)),
+            ("proc/sys/kernel/kexec_load_limit_panic", "-1\n", Call::KexecLoad, None),
+            ("proc/sys/kernel/kexec_load_limit_panic", "0\n", Call::KexecLoad, Some(Refusal::LimitReached)),
+            (
+                "sys/kernel/security/lockdown",
+                "none [integrity] confidentiality\n",
+                Call::KexecLoad,
+                Some(Refusal::Lockdown("integrity")),
+            ),
+            ("sys/kernel/security/lockdown", "none [integrity] confidentiality\n", Call::KexecFileLoad, None),
+            ("sys/kernel/security/lockdown", "[none] integrity confidentiality\n", Call::KexecLoad, None),
+        ];
+        for (path, text, call, expected) in cases {
+            let root = tempfile::tempdir().unwrap();
+            let file = root.path().join(path);
+            fs::create_dir_all(file.parent().unwrap_or(Path::new("/"))).unwrap();
+            fs::write(&file, text).unwrap();
+            let found = machine_refusal(&Host::at(root.path()), *call).unwrap();
+            assert_eq!(found, *expected, "{path}: {text}, {call}");
+        }
+    }
 
     #[test]
     fn capabilities_are_read_from_status() {

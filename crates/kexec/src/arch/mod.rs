@@ -4,5 +4,7 @@
 
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
+#[cfg(all(test, target_arch = "x86_64"))]
+pub(crate) use x86_64::sample_kernel;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use x86_64::{BootData, CRASH_NOTES_SIZE, Image, MACHINE, PAGE, control_pages};

@@ -8,6 +8,8 @@ mod efi;
 
 pub(crate) use boot_data::BootData;
 pub(crate) use bzimage::BzImage as Image;
+#[cfg(test)]
+pub(crate) use bzimage::sample as sample_kernel;
 pub(crate) use control_pages::control_pages;
 
 /// Size of a page, in bytes.
