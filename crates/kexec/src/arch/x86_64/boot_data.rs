@@ -224,3 +224,135 @@ fn put_halves(bytes: &mut [u8], value: u64, low: usize, high: usize) {
 }
 
 const _: () = assert!(ZERO_PAGE as u64 == PAGE);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arch::x86_64::bzimage::sample;
+    use elfcorehdr::PhysRange;
+    use host::FirmwareKind;
+
+    const BASE: PhysAddr = PhysAddr(0x1_2345_6000);
+    const RANDOM: Random = Random { identity: [1; 16], seed: [2; 32] };
+
+    fn machine(name: &str) -> Host {
+        Host::at(format!("{}/../host/tests/fixtures/{name}", env!("CARGO_MANIFEST_DIR")))
+    }
+
+    fn own() -> RangeVec {
+        [PhysRange::from_len(PhysAddr(0x6b00_0000), 0xf00_0000).unwrap()].into_iter().collect()
+    }
+
+    fn boot_data(name: &str, kernel: &[u8]) -> BootData {
+        let image = BzImage::parse(kernel).unwrap();
+        let mut warnings = Vec::new();
+        let boot = BootData::new(&machine(name), &image, &own(), &RANDOM, "a b", &mut warnings).unwrap();
+        assert!(warnings.is_empty(), "{warnings:?}");
+        boot
+    }
+
+    fn u32_at(bytes: &[u8], offset: usize) -> u64 {
+        u64::from(u32::from_le_bytes(*bytes[offset..].first_chunk().unwrap()))
+    }
+
+    fn u64_at(bytes: &[u8], offset: usize) -> u64 {
+        u64::from_le_bytes(*bytes[offset..].first_chunk().unwrap())
+    }
+
+    /// Follows the setup_data list as a kernel does: type and contents of each entry.
+    fn setup_data(bytes: &[u8]) -> Vec<(u64, Vec<u8>)> {
+        let mut list = Vec::new();
+        let mut at = u64_at(bytes, field::SETUP_DATA);
+        while at != 0 {
+            assert_eq!(at % 16, 0);
+            let entry = &bytes[usize::try_from(at - BASE.0).unwrap()..];
+            let (kind, size) = (u32_at(entry, 8), usize::try_from(u32_at(entry, 12)).unwrap());
+            list.push((kind, entry[SETUP_DATA_HEADER..SETUP_DATA_HEADER + size].to_vec()));
+            at = u64_at(entry, 0);
+        }
+        list
+    }
+
+    #[test]
+    fn the_kernel_finds_its_command_line_and_initrd() {
+        let kernel = sample(2048);
+        let boot = boot_data("debian-6.1", &kernel);
+        let bytes = boot.bytes(BASE, Some((PhysAddr(0x3_0000_0000), 0x1_0000_0123)));
+        assert_eq!(bytes.len() as u64, boot.size());
+        let cmdline = u32_at(&bytes, field::CMD_LINE_PTR) | u32_at(&bytes, zero_page::EXT_CMD_LINE_PTR) << 32;
+        assert_eq!(&bytes[usize::try_from(cmdline - BASE.0).unwrap()..][..4], b"a b\0");
+        let initrd =
+            u32_at(&bytes, field::RAMDISK_IMAGE) | u32_at(&bytes, zero_page::EXT_RAMDISK_IMAGE) << 32;
+        let size = u32_at(&bytes, field::RAMDISK_SIZE) | u32_at(&bytes, zero_page::EXT_RAMDISK_SIZE) << 32;
+        assert_eq!((initrd, size), (0x3_0000_0000, 0x1_0000_0123));
+        assert_eq!(bytes[field::TYPE_OF_LOADER], 0xd0);
+        assert_eq!(bytes[field::HEADER..field::HEADER + 4], *b"HdrS");
+        // The sentinel of a bootloader that copied too much.
+        assert_eq!(bytes[0x1ef], 0);
+    }
+
+    #[test]
+    fn a_bios_machine_gets_random_numbers_only() {
+        let kernel = sample(2048);
+        let bytes = boot_data("debian-6.1", &kernel).bytes(BASE, None);
+        assert_eq!(setup_data(&bytes), [(9, vec![2; 32])]);
+        assert_eq!(bytes[info::SIGNATURE..info::SIGNATURE + 32], [0; 32]);
+    }
+
+    #[test]
+    fn an_efi_machine_hands_efi_on() {
+        let kernel = sample(2048);
+        let host = machine("debian-6.12-uefi");
+        let efi = host.efi().unwrap().unwrap();
+        let running = host.boot_params().unwrap();
+        let bytes = boot_data("debian-6.12-uefi", &kernel).bytes(BASE, None);
+        assert_eq!(bytes[info::SIGNATURE..info::SIGNATURE + 4], *b"EL64");
+        assert_eq!(u32_at(&bytes, info::SYSTAB), u32_at(&running, info::SYSTAB));
+        assert_eq!(u32_at(&bytes, info::MEMMAP_SIZE), 40 * efi.runtime_map.len() as u64);
+        let map = u32_at(&bytes, info::MEMMAP) | u32_at(&bytes, info::MEMMAP_HI) << 32;
+        let map = &bytes[usize::try_from(map - BASE.0).unwrap()..];
+        assert_eq!(u64_at(map, 8), efi.runtime_map[0].phys_addr.0);
+        assert_eq!(u64_at(map, 16), efi.runtime_map[0].virt_addr);
+        let list = setup_data(&bytes);
+        assert_eq!(list.iter().map(|(kind, _)| *kind).collect::<Vec<_>>(), [9, 4]);
+        assert_eq!(u64_at(&list[1].1, 16), efi.config_table.0);
+        assert_ne!(u64_at(&bytes, zero_page::ACPI_RSDP_ADDR), 0);
+    }
+
+    #[test]
+    fn a_kernel_that_does_not_take_efi_gets_none() {
+        let mut kernel = sample(2048);
+        kernel[field::XLOADFLAGS] &= !(1 << 4);
+        let bytes = boot_data("debian-6.12-uefi", &kernel).bytes(BASE, None);
+        assert_eq!(bytes[info::SIGNATURE..info::SIGNATURE + 32], [0; 32]);
+        assert_ne!(u64_at(&bytes, zero_page::ACPI_RSDP_ADDR), 0);
+    }
+
+    #[test]
+    fn entries_past_the_zero_page_go_to_setup_data() {
+        let kernel = sample(2048);
+        for count in [0u64, 126, 127, 128, 300] {
+            let mut boot = boot_data("debian-6.1", &kernel);
+            boot.setup_data.clear();
+            let firmware: Vec<FirmwareRange> = (0..count)
+                .map(|index| FirmwareRange {
+                    range: PhysRange::from_len(PhysAddr((1 << 32) + index * 0x2000), 0x1000).unwrap(),
+                    kind: FirmwareKind::Reserved,
+                })
+                .collect();
+            boot.set_memory(&firmware, &own());
+            let bytes = boot.bytes(BASE, None);
+            let first = usize::from(bytes[zero_page::E820_ENTRIES]);
+            let more: usize = setup_data(&bytes)
+                .iter()
+                .map(|(kind, data)| {
+                    assert_eq!(*kind, 1);
+                    data.len() / 20
+                })
+                .sum();
+            // One entry is the reservation.
+            assert_eq!((first as u64).min(128), (count + 1).min(128), "{count}");
+            assert_eq!((first + more) as u64, count + 1, "{count}");
+        }
+    }
+}
