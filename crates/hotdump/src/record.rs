@@ -127,9 +127,7 @@ impl Record {
     pub(crate) fn is_in_memory(&self, host: &Host, memory: &impl Memory) -> bool {
         let Some(identity) = &self.identity else { return false };
         let mut bytes = [0; 16];
-        self.is_of_this_boot(host)
-            && memory.read(identity.at, &mut bytes).is_ok()
-            && bytes == identity.bytes
+        self.is_of_this_boot(host) && memory.read(identity.at, &mut bytes).is_ok() && bytes == identity.bytes
     }
 }
 

@@ -79,10 +79,8 @@ impl Status {
             status.crash_hotplug = Hotplug { cpu: hotplug.cpu, memory: hotplug.memory };
         }
         let reservations = status.noted(host.reservations()).flatten();
-        status.reservation = reservations.map(|Reservations { main, low }| Reserved {
-            main: main.into(),
-            low: low.map(Range::from),
-        });
+        status.reservation = reservations
+            .map(|Reservations { main, low }| Reserved { main: main.into(), low: low.map(Range::from) });
         if status.loaded == Some(true) {
             status.read_image(host);
         }
@@ -97,7 +95,8 @@ impl Status {
             self.last_load_in_force = Some(record.is_in_memory(host, &kcore));
         }
         if let Some(header) = self.noted(verify::header_in_force(host, &kcore)).flatten() {
-            self.header = Some(Header { place: header.place.into(), used: header.used, room: header.place.len() });
+            self.header =
+                Some(Header { place: header.place.into(), used: header.used, room: header.place.len() });
             if let Some(recorded) = self.last_load.as_ref().and_then(|record| record.header)
                 && recorded.start() != header.place.start()
             {

@@ -37,7 +37,8 @@ struct Difference {
 const MISSING: &str = "/nonexistent/hotdump-test";
 
 fn table() -> Vec<Case> {
-    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/personality_cases.toml"));
+    let text =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/personality_cases.toml"));
     toml::from_str::<Table>(&text.unwrap()).unwrap().case
 }
 
@@ -48,7 +49,11 @@ fn cases_are_well_formed() {
         assert!(names.insert(case.name.clone()), "{}: named twice", case.name);
         let states = ["any", "empty", "loaded", "unreserved", "no-hotplug"];
         assert!(states.contains(&case.state.as_str()), "{}: state {}", case.name, case.state);
-        assert!(case.after.is_none_or(|after| ["empty", "loaded"].contains(&after.as_str())), "{}", case.name);
+        assert!(
+            case.after.is_none_or(|after| ["empty", "loaded"].contains(&after.as_str())),
+            "{}",
+            case.name
+        );
         assert_eq!(case.ours.is_some(), case.reason.is_some(), "{}: a difference has a reason", case.name);
         assert!(case.ours.is_none_or(|ours| ours.code != Some(case.code)), "{}: the same code", case.name);
     }
@@ -64,7 +69,8 @@ fn cases_that_need_nothing_of_the_machine() {
             .output()
             .unwrap();
         let ours = case.ours.unwrap_or(Difference { code: None, stderr: None });
-        let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let (stdout, stderr) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         let told = format!("{}: {:?}\n{stdout}{stderr}", case.name, case.args);
         assert_eq!(output.status.code(), Some(ours.code.unwrap_or(case.code)), "{told}");
         for (needle, text) in [(case.stdout, &stdout), (ours.stderr.or(case.stderr), &stderr)] {

@@ -12,8 +12,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use elfcorehdr::PhysAddr;
 use host::{CrashHotplug, Host, Lockdown};
 use kexec::{
-    Call, CrashPlan, CrashRequest, FileLoadPlan, FileLoadRequest, PlanError, PlanFacts, Refusal, SyscallError,
-    Target, Warning, plan_crash, plan_file_load,
+    Call, CrashPlan, CrashRequest, FileLoadPlan, FileLoadRequest, PlanError, PlanFacts, Refusal,
+    SyscallError, Target, Warning, plan_crash, plan_file_load,
 };
 
 use crate::exit;
@@ -160,7 +160,12 @@ impl<'a> Plan<'a> {
     }
 
     /// Plans an image by kexec_file_load.
-    pub(crate) fn by_file(host: &Host, job: &'a Job, files: &'a Files, target: Target) -> Result<Self, LoadError> {
+    pub(crate) fn by_file(
+        host: &Host,
+        job: &'a Job,
+        files: &'a Files,
+        target: Target,
+    ) -> Result<Self, LoadError> {
         let request = FileLoadRequest {
             kernel: files.kernel.file.as_fd(),
             initrd: files.initrd.as_ref().map(|initrd| initrd.file.as_fd()),
@@ -221,7 +226,10 @@ impl<'a> Plan<'a> {
             Self::Load(plan) => plan.load(host),
             Self::File(plan) => plan.load(host),
         };
-        result.map_err(|source| LoadError::Syscall { source, disarmed: before == Some(true) && loaded() != Some(true) })
+        result.map_err(|source| LoadError::Syscall {
+            source,
+            disarmed: before == Some(true) && loaded() != Some(true),
+        })
     }
 
     /// The record of this load; `None` if the machine does not tell which boot this is.
@@ -277,7 +285,9 @@ pub(crate) fn may_try_file_load(error: &LoadError) -> bool {
 /// Unloads what is loaded as `target`. kexec_load's way is tried first where the choice is free: it is allowed wherever
 /// loading by it is, and kexec_file_load's where it is not.
 pub(crate) fn unload(host: &Host, target: Target, by: SyscallChoice) -> Result<(), LoadError> {
-    let by_call = |call| kexec::unload(host, target, call).map_err(|source| LoadError::Syscall { source, disarmed: false });
+    let by_call = |call| {
+        kexec::unload(host, target, call).map_err(|source| LoadError::Syscall { source, disarmed: false })
+    };
     match by {
         SyscallChoice::Load => by_call(Call::KexecLoad),
         SyscallChoice::File => by_call(Call::KexecFileLoad),
@@ -312,7 +322,9 @@ pub(crate) fn confirm_hotplug(host: &Host) -> Result<CrashHotplug, LoadError> {
         std::thread::sleep(PAUSE);
     }
     let shown = |value: Option<bool>| value.map_or("nothing", |on| if on { "1" } else { "0" });
-    Err(LoadError::NotCurrent { found: format!("{} for CPUs, {} for memory", shown(last.cpu), shown(last.memory)) })
+    Err(LoadError::NotCurrent {
+        found: format!("{} for CPUs, {} for memory", shown(last.cpu), shown(last.memory)),
+    })
 }
 
 /// Whether every kind of event that this kernel knows is taken care of. A kernel built without memory hotplug has no
@@ -350,7 +362,10 @@ mod tests {
         };
         let host = Host::at(root.path());
         let error = confirm_hotplug(&host).unwrap_err();
-        assert!(error.to_string().contains("crash_hotplug says nothing for CPUs, nothing for memory"), "{error}");
+        assert!(
+            error.to_string().contains("crash_hotplug says nothing for CPUs, nothing for memory"),
+            "{error}"
+        );
         assert_eq!(error.exit_code(), exit::NOT_CURRENT);
         set("cpu", "1\n");
         set("memory", "0\n");

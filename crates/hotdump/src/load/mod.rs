@@ -16,8 +16,8 @@ use crate::lock::{self, Lock};
 use crate::record::{self, Record};
 use crate::text::print_json;
 
-pub(crate) use job::{Contents, Files, Job, LoadError, Plan, SyscallChoice, unload};
 use job::confirm_hotplug;
+pub(crate) use job::{Contents, Files, Job, LoadError, Plan, SyscallChoice, unload};
 
 /// Options of `hotdump load`.
 #[derive(Debug, Clone, clap::Args)]
@@ -50,8 +50,16 @@ pub(crate) struct Args {
     #[arg(long, value_enum, default_value_t)]
     syscall: SyscallChoice,
     /// Have the kernel keep the image current on CPU and memory hotplug (Linux 6.6 and later), and check that it does
-    #[arg(long)]
-    hotplug: bool,
+    #[arg(
+        long,
+        value_name = "WHEN",
+        value_enum,
+        default_value_t,
+        default_missing_value = "always",
+        num_args = 0..=1,
+        require_equals = true
+    )]
+    hotplug: HotplugChoice,
     /// Lowest address to load to (kexec_load only)
     #[arg(long, value_name = "ADDRESS", value_parser = address_parser())]
     mem_min: Option<PhysAddr>,
@@ -67,6 +75,18 @@ pub(crate) struct Args {
     /// Print what was loaded as JSON
     #[arg(long)]
     json: bool,
+}
+
+/// When to ask the kernel to keep the image current.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+enum HotplugChoice {
+    /// The image stays as it was loaded
+    #[default]
+    Never,
+    /// Where the kernel can; a warning where it then does not
+    Auto,
+    /// Fail where the kernel cannot or does not
+    Always,
 }
 
 /// Options of `hotdump unload`.
@@ -159,7 +179,11 @@ pub(crate) fn take_lock() -> Result<Lock, LoadError> {
 }
 
 /// Loads what `plan` says, sees that the kernel keeps it current where that was asked for, and writes it down.
-pub(crate) fn load_and_record(host: &Host, job: &Job, plan: &Plan<'_>) -> Result<Option<CrashHotplug>, LoadError> {
+pub(crate) fn load_and_record(
+    host: &Host,
+    job: &Job,
+    plan: &Plan<'_>,
+) -> Result<Option<CrashHotplug>, LoadError> {
     plan.load(host, Target::Crash)?;
     let confirmed = if job.hotplug { Some(confirm_hotplug(host)) } else { None };
     // The image is loaded whatever the file system says: status and verify find it without the record too.
@@ -189,22 +213,48 @@ impl Args {
         Ok(Job {
             kernel,
             initrd,
-            cmdline: crash_cmdline(source, &overrides).map_err(|error| anyhow::anyhow!("command line: {error}"))?,
-            hotplug: self.hotplug,
+            cmdline: crash_cmdline(source, &overrides)
+                .map_err(|error| anyhow::anyhow!("command line: {error}"))?,
+            hotplug: match self.hotplug {
+                HotplugChoice::Never => false,
+                HotplugChoice::Auto => host.kexec()?.elfcorehdr_size.is_some(),
+                HotplugChoice::Always => true,
+            },
             mem_min: self.mem_min,
             mem_max: self.mem_max,
         })
     }
 
+    fn load_unless_dry(
+        &self,
+        host: &Host,
+        job: &Job,
+        plan: &Plan<'_>,
+    ) -> Result<Option<CrashHotplug>, LoadError> {
+        if self.dry_run { Ok(None) } else { load_and_record(host, job, plan) }
+    }
+
     /// Loads by `plan`, unless this is a dry run, and tells.
-    fn carry_out(&self, host: &Host, job: &Job, plan: &Plan<'_>, because: Option<String>) -> Result<u8, LoadError> {
+    fn carry_out(
+        &self,
+        host: &Host,
+        job: &Job,
+        plan: &Plan<'_>,
+        because: Option<String>,
+    ) -> Result<u8, LoadError> {
         for warning in plan.warnings() {
             eprintln!("hotdump: warning: {warning}");
         }
         if !self.json && (self.dry_run || self.verbose) {
             print!("{}", plan.describe());
         }
-        let crash_hotplug = if self.dry_run { None } else { load_and_record(host, job, plan)? };
+        let crash_hotplug = match self.load_unless_dry(host, job, plan) {
+            Err(error @ LoadError::NotCurrent { .. }) if self.hotplug == HotplugChoice::Auto => {
+                eprintln!("hotdump: warning: {error}");
+                None
+            }
+            outcome => outcome?,
+        };
         let report = Report {
             loaded: !self.dry_run,
             syscall: plan.call(),

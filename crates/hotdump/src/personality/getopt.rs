@@ -182,7 +182,10 @@ mod tests {
             ("--foo=bar", "unrecognized option '--foo=bar'"),
             ("-Z", "invalid option -- 'Z'"),
             ("--mem", "option '--mem' is ambiguous; possibilities: '--mem-min' '--mem-max'"),
-            ("--load-p", "option '--load-p' is ambiguous; possibilities: '--load-preserve-context' '--load-panic'"),
+            (
+                "--load-p",
+                "option '--load-p' is ambiguous; possibilities: '--load-preserve-context' '--load-panic'",
+            ),
             ("--append", "option '--append' requires an argument"),
             ("-ut", "option requires an argument -- 't'"),
             ("--status=1", "option '--status' doesn't allow an argument"),

@@ -16,7 +16,8 @@ use kexec::cmdline::{Overrides, Source, crash_cmdline};
 use kexec::{Call, ImageError, PlanError, Refusal, SyscallError, Target};
 
 use crate::load::{
-    self, Contents, Files, Job, LoadError, Plan, SyscallChoice, load_and_record, take_lock, unload_crash_image,
+    self, Contents, Files, Job, LoadError, Plan, SyscallChoice, load_and_record, take_lock,
+    unload_crash_image,
 };
 use request::{Request, UsageError, Work};
 
@@ -74,7 +75,8 @@ fn perform(args: Vec<String>, host: &Host) -> Result<u8, Failure> {
         Request::Help => print!("{}", help()),
         Request::Version => println!("{VERSION}"),
         Request::PrintCkrSize => {
-            let reservations = host.reservations().map_err(|error| Failure::new(code::FATAL, error.to_string()))?;
+            let reservations =
+                host.reservations().map_err(|error| Failure::new(code::FATAL, error.to_string()))?;
             println!("{}", reservations.map_or(0, |reservations| reservations.main.len()));
         }
         Request::Status { crash } => {
@@ -88,7 +90,8 @@ fn perform(args: Vec<String>, host: &Host) -> Result<u8, Failure> {
 }
 
 /// The first line of the help. Scripts look for the name in it.
-const VERSION: &str = concat!("hotdump ", env!("CARGO_PKG_VERSION"), ", with the options of kexec-tools 2.0.32");
+const VERSION: &str =
+    concat!("hotdump ", env!("CARGO_PKG_VERSION"), ", with the options of kexec-tools 2.0.32");
 
 fn help() -> String {
     format!("{VERSION}\n{}", request::help())
@@ -127,7 +130,8 @@ impl Work {
             return Err(Failure::new(code::FATAL, text));
         }
         if self.reuse_initrd {
-            let retained = host.cmdline().is_ok_and(|line| kexec::cmdline::value(&line, "retain_initrd").is_some());
+            let retained =
+                host.cmdline().is_ok_and(|line| kexec::cmdline::value(&line, "retain_initrd").is_some());
             let text = if retained {
                 "--reuseinitrd not implemented on this architecture"
             } else {
@@ -146,7 +150,9 @@ impl Work {
         };
         outcome.map_err(|error| match self.syscall {
             SyscallChoice::File if has_no_file_load(&error) => no_file_load(&error),
-            SyscallChoice::File => Failure::new(code::FAILED, format!("kexec_file_load(unload) failed: {error}")),
+            SyscallChoice::File => {
+                Failure::new(code::FAILED, format!("kexec_file_load(unload) failed: {error}"))
+            }
             _ => Failure::new(code::FAILED, format!("kexec unload failed: {error}")),
         })
     }
@@ -164,7 +170,9 @@ impl Work {
             mem_max: self.mem_max,
         };
         let files = Files::open(&job).map_err(|error| self.failure(error))?;
-        if let Some(kind) = self.kernel_type.as_deref().filter(|kind| !["bzImage", "bzImage64"].contains(kind)) {
+        if let Some(kind) =
+            self.kernel_type.as_deref().filter(|kind| !["bzImage", "bzImage64"].contains(kind))
+        {
             return Err(Failure::new(code::FAILED, format!("Unsupported kernel type {kind}")));
         }
         let _lock = take_lock().map_err(|error| self.failure(error))?;
@@ -219,7 +227,8 @@ impl Work {
         let running = host.cmdline().map_err(|error| Failure::new(code::FATAL, error.to_string()))?;
         let base = if self.reuse_cmdline { running.as_str() } else { "" };
         let given = self.append.as_deref().unwrap_or_default();
-        let crash = self.crash && [base, given].iter().all(|line| kexec::cmdline::value(line, NO_HOTPLUG).is_none());
+        let crash =
+            self.crash && [base, given].iter().all(|line| kexec::cmdline::value(line, NO_HOTPLUG).is_none());
         let append = if crash { format!("{given} {NO_HOTPLUG}") } else { given.to_owned() };
         let source = if self.crash { Source::Running(base) } else { Source::Given(base) };
         let overrides = Overrides { remove: &["BOOT_IMAGE"], append: Some(&append), no_defaults: true };
@@ -258,12 +267,17 @@ impl Work {
                 Failure::new(code::FATAL, format!("Cannot open `{}': {source}", path.display()))
             }
             LoadError::File { path, source, .. } => {
-                let text = format!("Could not open initrd file {}:{source}\nCannot load {}", path.display(), self.kernel_name());
+                let text = format!(
+                    "Could not open initrd file {}:{source}\nCannot load {}",
+                    path.display(),
+                    self.kernel_name()
+                );
                 Failure::new(code::FAILED, text)
             }
-            LoadError::Plan { source: PlanError::Image(ImageError::NotBzImage { .. }), .. } => {
-                Failure::new(code::FAILED, format!("Cannot determine the file type of {}\n{error}", self.kernel_name()))
-            }
+            LoadError::Plan { source: PlanError::Image(ImageError::NotBzImage { .. }), .. } => Failure::new(
+                code::FAILED,
+                format!("Cannot determine the file type of {}\n{error}", self.kernel_name()),
+            ),
             LoadError::Plan { source: PlanError::TooSmall { size, .. }, .. } => {
                 let code = if by_load { code::FATAL } else { code::FAILED };
                 let text = format!("Could not find a free area of memory of {size:#x} bytes...\n{error}");
@@ -298,7 +312,9 @@ impl Work {
 fn has_no_file_load(error: &LoadError) -> bool {
     let LoadError::Syscall { source, .. } = error else { return false };
     match source {
-        SyscallError::NoSuchCall { .. } | SyscallError::Invalid { .. } | SyscallError::NotAKernel { .. } => true,
+        SyscallError::NoSuchCall { .. } | SyscallError::Invalid { .. } | SyscallError::NotAKernel { .. } => {
+            true
+        }
         other => other.io_error().raw_os_error() == Some(rustix::io::Errno::NOTSUP.raw_os_error()),
     }
 }

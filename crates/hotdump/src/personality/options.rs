@@ -64,7 +64,13 @@ const fn flag(short: Option<char>, long: &'static str, opt: Opt, help: &'static 
     Row { long, short, arg: Arg::None, opt, of: Of::Program, help }
 }
 
-const fn value(short: Option<char>, long: &'static str, name: &'static str, opt: Opt, help: &'static str) -> Row {
+const fn value(
+    short: Option<char>,
+    long: &'static str,
+    name: &'static str,
+    opt: Opt,
+    help: &'static str,
+) -> Row {
     Row { long, short, arg: Arg::Value(name), opt, of: Of::Program, help }
 }
 

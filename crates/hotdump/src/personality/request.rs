@@ -194,7 +194,9 @@ pub(crate) fn help() -> String {
 
     use super::options::Arg;
 
-    let mut text = String::from("Usage: kexec [OPTION]... [kernel]\nLoad a kernel for kexec or for a crash, or act on the loaded one\n\n");
+    let mut text = String::from(
+        "Usage: kexec [OPTION]... [kernel]\nLoad a kernel for kexec or for a crash, or act on the loaded one\n\n",
+    );
     for row in OPTIONS {
         let short = row.short.map_or_else(|| "   ".to_owned(), |letter| format!("-{letter},"));
         let long = match row.arg {
@@ -210,4 +212,115 @@ pub(crate) fn help() -> String {
         let _ = writeln!(text, " {short} {long:<24} {note}{}", row.help);
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn request(line: &str) -> Result<Request, UsageError> {
+        parse(line.split_whitespace().map(str::to_owned).collect())
+    }
+
+    fn work(line: &str) -> Work {
+        match request(line) {
+            Ok(Request::Work(work)) => work,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_last_action_counts() {
+        // Unload, load, execute, shutdown; crash.
+        for (line, steps, crash) in [
+            ("k", [false, true, false, true], false),
+            ("-l k", [false, true, false, false], false),
+            ("-p k", [false, true, false, false], true),
+            ("-l -p k", [false, true, false, false], true),
+            ("-p -l k", [false, true, false, false], true),
+            ("-u", [true, false, false, false], false),
+            ("-p -u", [true, false, false, false], true),
+            ("-u -p", [true, false, false, false], true),
+            ("-u -l k", [true, true, false, false], false),
+            ("-e", [false, false, true, false], false),
+            ("-l -e", [false, false, true, false], false),
+            ("-e -l k", [false, true, false, false], false),
+            ("-f k", [false, true, true, false], false),
+        ] {
+            let work = work(line);
+            assert_eq!([work.unload, work.load, work.exec, work.shutdown], steps, "{line}");
+            assert_eq!(work.crash, crash, "{line}");
+        }
+    }
+
+    #[test]
+    fn the_last_value_and_system_call_count() {
+        let read = work("-p k -c -s -a --append=a --command-line=b --initrd x --ramdisk y ignored");
+        assert_eq!(read.syscall, SyscallChoice::Auto);
+        assert_eq!(read.append.as_deref(), Some("b"));
+        assert_eq!(read.initrd, Some(PathBuf::from("y")));
+        assert_eq!(read.kernel, Some(PathBuf::from("k")));
+        assert_eq!(work("-p k -s -c").syscall, SyscallChoice::Load);
+        assert_eq!(work("-p k -c -s").syscall, SyscallChoice::File);
+        assert_eq!(work("-p k").syscall, SyscallChoice::Auto);
+    }
+
+    #[test]
+    fn status_asks_for_the_crash_image_unless_told() {
+        for (line, crash) in
+            [("-S", true), ("-S -l", false), ("-S -p", true), ("-S -l -p", true), ("-u -S", true)]
+        {
+            assert_eq!(request(line), Ok(Request::Status { crash }), "{line}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_read_as_c_reads_them() {
+        for (text, expected) in [
+            ("0", Some(0)),
+            ("4096", Some(4096)),
+            ("0x1000", Some(4096)),
+            ("0X1f", Some(31)),
+            ("010", Some(8)),
+            ("0xffffffffffffffff", Some(u64::MAX)),
+            ("0x10000000000000000", None),
+            ("08", None),
+            ("0x", None),
+            ("16M", None),
+            ("+", None),
+        ] {
+            let line = format!("-p k --mem-max={text}");
+            let read = request(&line).ok().and_then(|request| match request {
+                Request::Work(work) => work.mem_max,
+                _ => None,
+            });
+            assert_eq!(read, expected.map(PhysAddr), "{text}");
+        }
+    }
+
+    #[test]
+    fn options_without_effect_are_told_and_those_that_change_the_meaning_refused() {
+        assert_eq!(work("-p k --noefi -x --elf64-core-headers").ignored.len(), 1);
+        for line in ["--real-mode -l k", "--dtb=x -l k", "--load-preserve-context k", "--entry=0x10 -l k"] {
+            assert!(matches!(request(line), Err(UsageError::Unsupported { .. })), "{line}");
+        }
+        assert!(work("--entry=0 -l k").load);
+    }
+
+    #[test]
+    fn every_option_is_in_the_help() {
+        let help = help();
+        for row in OPTIONS {
+            assert!(help.contains(&format!("--{}", row.long)), "{}", row.long);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_command_line_is_understood_or_refused(args in proptest::collection::vec("(--?[a-z-]{0,12}(=[a-z0-9]{0,4})?)|[a-z]{0,4}", 0..6)) {
+            let _ = parse(args);
+        }
+    }
 }

@@ -73,7 +73,9 @@ pub(crate) fn compare(bytes: &[u8], facts: &Facts) -> Comparison {
     let notes: Vec<Note> = header.notes().collect();
 
     let mut findings = Vec::new();
-    findings.extend(facts.expected.difference(&named).map(|range| Finding::MemoryMissing { range: range.into() }));
+    findings.extend(
+        facts.expected.difference(&named).map(|range| Finding::MemoryMissing { range: range.into() }),
+    );
     findings.extend(read.difference(&facts.ram).map(|range| Finding::MemoryGone { range: range.into() }));
     findings.extend(
         facts
@@ -143,7 +145,8 @@ mod tests {
     }
 
     fn build(notes: &[Note], vmcoreinfo: u64, loads: &[Load]) -> Vec<u8> {
-        let contents = Contents { machine: Machine::X86_64, cpu_notes: notes, vmcoreinfo: note(vmcoreinfo), loads };
+        let contents =
+            Contents { machine: Machine::X86_64, cpu_notes: notes, vmcoreinfo: note(vmcoreinfo), loads };
         let mut bytes = vec![0; size_for(notes.len() + 1 + loads.len())];
         elfcorehdr::build(&contents, &mut bytes).unwrap();
         bytes
@@ -163,14 +166,46 @@ mod tests {
         let table: &[(&str, Vec<u8>, Vec<Finding>)] = &[
             ("true to the machine", header(&[0, 1], VMCOREINFO, whole), vec![]),
             ("notes for CPUs to come", header(&[0, 1, 2, 3], VMCOREINFO, whole), vec![]),
-            ("the kernel's text named twice", header(&[0, 1], VMCOREINFO, &[range(16, 48), range(1, 256), range(512, 1024)]), vec![]),
-            ("one entry over all, the reservation too", header(&[0, 1], VMCOREINFO, &[range(0, 1024)]), vec![]),
-            ("a block added", header(&[0, 1], VMCOREINFO, &[range(1, 256), range(512, 896)]), vec![missing(896, 1024)]),
-            ("a block in the middle", header(&[0, 1], VMCOREINFO, &[range(1, 128), range(192, 256), range(512, 1024)]), vec![missing(128, 192)]),
-            ("a block gone", header(&[0, 1], VMCOREINFO, &[range(1, 256), range(512, 1152)]), vec![gone(1024, 1152)]),
-            ("one gone, one added", header(&[0, 1], VMCOREINFO, &[range(1, 256), range(640, 1024), range(2048, 2176)]), vec![missing(512, 640), gone(2048, 2176)]),
-            ("a CPU added", header(&[0], VMCOREINFO, whole), vec![Finding::CpuWithoutNote { cpu: 1, online: true }]),
-            ("another kernel's vmcoreinfo", header(&[0, 1], 0x30_0000, whole), vec![Finding::VmcoreinfoMissing { address: "0x200000".to_owned() }]),
+            (
+                "the kernel's text named twice",
+                header(&[0, 1], VMCOREINFO, &[range(16, 48), range(1, 256), range(512, 1024)]),
+                vec![],
+            ),
+            (
+                "one entry over all, the reservation too",
+                header(&[0, 1], VMCOREINFO, &[range(0, 1024)]),
+                vec![],
+            ),
+            (
+                "a block added",
+                header(&[0, 1], VMCOREINFO, &[range(1, 256), range(512, 896)]),
+                vec![missing(896, 1024)],
+            ),
+            (
+                "a block in the middle",
+                header(&[0, 1], VMCOREINFO, &[range(1, 128), range(192, 256), range(512, 1024)]),
+                vec![missing(128, 192)],
+            ),
+            (
+                "a block gone",
+                header(&[0, 1], VMCOREINFO, &[range(1, 256), range(512, 1152)]),
+                vec![gone(1024, 1152)],
+            ),
+            (
+                "one gone, one added",
+                header(&[0, 1], VMCOREINFO, &[range(1, 256), range(640, 1024), range(2048, 2176)]),
+                vec![missing(512, 640), gone(2048, 2176)],
+            ),
+            (
+                "a CPU added",
+                header(&[0], VMCOREINFO, whole),
+                vec![Finding::CpuWithoutNote { cpu: 1, online: true }],
+            ),
+            (
+                "another kernel's vmcoreinfo",
+                header(&[0, 1], 0x30_0000, whole),
+                vec![Finding::VmcoreinfoMissing { address: "0x200000".to_owned() }],
+            ),
         ];
         for (what, header, expected) in table {
             assert_eq!(&compare(header, &machine()).findings, expected, "{what}");
@@ -210,7 +245,10 @@ mod tests {
         let mut bytes = header(&[0, 1], VMCOREINFO, &[range(0, 1024)]);
         bytes[56] = 0;
         let findings = compare(&bytes, &machine()).findings;
-        assert!(matches!(findings.as_slice(), [Finding::Unreadable { reason }] if reason.contains("e_phnum")), "{findings:?}");
+        assert!(
+            matches!(findings.as_slice(), [Finding::Unreadable { reason }] if reason.contains("e_phnum")),
+            "{findings:?}"
+        );
     }
 
     /// Blocks of 1 MiB out of the first 64, as a set of ranges.

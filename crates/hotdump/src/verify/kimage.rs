@@ -71,8 +71,9 @@ mod tests {
 
     /// A `struct kimage` with its list at `offset`, other fields filled with what looks like kernel pointers.
     fn kimage(offset: usize, segments: &[(u64, u64, u64)]) -> Vec<u8> {
-        let mut bytes: Vec<u8> =
-            (0..KIMAGE_BYTES / 8).flat_map(|i| (0xffff_8880_0000_1000 + i as u64 * 64).to_le_bytes()).collect();
+        let mut bytes: Vec<u8> = (0..KIMAGE_BYTES / 8)
+            .flat_map(|i| (0xffff_8880_0000_1000 + i as u64 * 64).to_le_bytes())
+            .collect();
         let mut put = |at: usize, value: u64| bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
         put(offset, segments.len() as u64);
         for (index, (given, start, size)) in segments.iter().enumerate() {

@@ -153,13 +153,18 @@ fn scan(memory: &impl Memory, reservation: PhysRange) -> Result<Vec<Found>, Host
     let mut buf = vec![0; CHUNK as usize];
     let mut rest = reservation;
     while !rest.is_empty() {
-        let (chunk, after) = rest.split_at(PhysAddr(rest.start().0.saturating_add(CHUNK))).unwrap_or((rest, END));
+        let (chunk, after) =
+            rest.split_at(PhysAddr(rest.start().0.saturating_add(CHUNK))).unwrap_or((rest, END));
         let buf = buf.get_mut(..chunk.len() as usize).unwrap_or_default();
         memory.read(chunk.start(), buf)?;
         for (index, page) in buf.chunks(PAGE as usize).enumerate() {
             if looks_like_header(page) {
                 let start = PhysAddr(chunk.start().0 + index as u64 * PAGE);
-                found.extend(PhysRange::new(start, reservation.end()).map(|tail| table_at(memory, tail)).transpose()?);
+                found.extend(
+                    PhysRange::new(start, reservation.end())
+                        .map(|tail| table_at(memory, tail))
+                        .transpose()?,
+                );
             }
         }
         rest = after;
@@ -302,7 +307,10 @@ mod tests {
         let expected: Vec<_> = candidates.into_iter().map(|(at, bytes)| found(at, bytes)).collect();
         // Hidden addresses, and a pointer that leads nowhere.
         for pointer in [None, Some(ImagePointer { at: PhysAddr(VARIABLE), direct_map_offset: 0 })] {
-            assert_eq!(headers(&memory, pointer, reservation()).unwrap(), Headers::Candidates(expected.clone()));
+            assert_eq!(
+                headers(&memory, pointer, reservation()).unwrap(),
+                Headers::Candidates(expected.clone())
+            );
         }
     }
 

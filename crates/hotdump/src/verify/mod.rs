@@ -111,7 +111,8 @@ fn try_check(host: &Host) -> Result<Answer, HostError> {
         return Ok(Answer::without_header(Verdict::NotLoaded, remark));
     }
     let Some(Reservations { main, .. }) = host.reservations()? else {
-        let remark = "the kernel says that an image is loaded but shows no crash reservation in /proc/iomem".to_owned();
+        let remark = "the kernel says that an image is loaded but shows no crash reservation in /proc/iomem"
+            .to_owned();
         return Ok(Answer::without_header(Verdict::Unknown, remark));
     };
     let facts = facts(host)?;
@@ -154,7 +155,8 @@ fn judge(headers: Headers, facts: &Facts, reservation: PhysRange, record: Option
 
 /// What weakens an answer where the kernel's list of segments could not be read.
 fn doubts(found: &[Found], reservation: PhysRange, record: Option<&Record>) -> Vec<String> {
-    let hidden = "the kernel hides its addresses (kernel.kptr_restrict?), so which header is in force cannot be read";
+    let hidden =
+        "the kernel hides its addresses (kernel.kptr_restrict?), so which header is in force cannot be read";
     match (found.len(), record) {
         (0, _) => vec![format!("{hidden}, and none lies in {}", Range(reservation))],
         (1, _) => Vec::new(),
@@ -196,7 +198,9 @@ impl Answer {
             match self.verdict {
                 Verdict::Complete => "complete: a dump taken now would hold all memory and every CPU",
                 Verdict::Unknown => "unknown: whether a dump taken now would be complete cannot be told",
-                Verdict::Stale => "stale: a dump taken now would not match the machine; load again with `hotdump load`",
+                Verdict::Stale => {
+                    "stale: a dump taken now would not match the machine; load again with `hotdump load`"
+                }
                 Verdict::NotLoaded => "not loaded: a crash now would leave no dump",
             }
             .to_owned(),
@@ -208,7 +212,11 @@ impl Answer {
                 "  header at {}: {}, {}, {} of memory",
                 checked.place.0.start(),
                 counted(*notes, "note"),
-                if *memory_entries == 1 { "1 memory entry".to_owned() } else { format!("{memory_entries} memory entries") },
+                if *memory_entries == 1 {
+                    "1 memory entry".to_owned()
+                } else {
+                    format!("{memory_entries} memory entries")
+                },
                 crate::text::size(*memory_bytes)
             ));
             lines.extend(findings.iter().map(|finding| format!("    {finding}")));
@@ -227,8 +235,120 @@ impl std::fmt::Display for Finding {
                 let state = if *online { "online" } else { "offline" };
                 write!(f, "CPU {cpu} ({state}) has no note in it")
             }
-            Self::VmcoreinfoMissing { address } => write!(f, "no note for the kernel's vmcoreinfo at {address}"),
+            Self::VmcoreinfoMissing { address } => {
+                write!(f, "no note for the kernel's vmcoreinfo at {address}")
+            }
             Self::Unreadable { reason } => write!(f, "no capture kernel would take it: {reason}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use elfcorehdr::{Contents, Load, Machine, Note, PhysAddr, size_for};
+
+    use super::*;
+
+    fn note(paddr: u64) -> Note {
+        Note { paddr: PhysAddr(paddr), size: 0x100 }
+    }
+
+    fn range(start: u64, end: u64) -> PhysRange {
+        PhysRange::new(PhysAddr(start), PhysAddr(end)).unwrap()
+    }
+
+    const RESERVATION: (u64, u64) = (0x3000_0000, 0x4000_0000);
+
+    fn facts() -> Facts {
+        let ram = range(0x10_0000, 0x5000_0000);
+        Facts {
+            expected: [ram].into_iter().collect(),
+            ram: [ram].into_iter().collect(),
+            cpus: vec![CpuFact { number: 0, online: true, note: note(0x20_0000) }],
+            vmcoreinfo: Some(note(0x30_0000)),
+        }
+    }
+
+    /// A header that has memory up to `end`, at `at` in the reservation.
+    fn found(at: u64, end: u64) -> Found {
+        let start = PhysAddr(0x10_0000);
+        let load = Load { paddr: start, vaddr: 0, offset: start, size: end - start.0 };
+        let contents = Contents {
+            machine: Machine::X86_64,
+            cpu_notes: &[note(0x20_0000)],
+            vmcoreinfo: note(0x30_0000),
+            loads: &[load],
+        };
+        let mut bytes = vec![0; size_for(3)];
+        elfcorehdr::build(&contents, &mut bytes).unwrap();
+        Found { range: range(at, at + 0x1000), bytes }
+    }
+
+    fn judged(headers: Headers) -> (Verdict, Vec<String>) {
+        let answer = judge(headers, &facts(), range(RESERVATION.0, RESERVATION.1), None);
+        (answer.verdict, answer.remarks)
+    }
+
+    #[test]
+    fn the_worst_of_several_headers_counts_and_is_said() {
+        let (true_one, stale) = (found(0x3000_0000, 0x5000_0000), found(0x3800_0000, 0x4000_0000));
+        assert_eq!(judged(Headers::InForce(true_one.clone())), (Verdict::Complete, vec![]));
+        assert_eq!(judged(Headers::InForce(stale.clone())).0, Verdict::Stale);
+        assert_eq!(judged(Headers::Candidates(vec![true_one.clone()])), (Verdict::Complete, vec![]));
+        let (verdict, remarks) = judged(Headers::Candidates(vec![true_one, stale]));
+        assert_eq!(verdict, Verdict::Stale);
+        assert!(remarks[0].ends_with("2 headers lie in the reservation; the worst counts"), "{remarks:?}");
+    }
+
+    #[test]
+    fn no_header_is_never_fine() {
+        assert_eq!(judged(Headers::NoneInForce).0, Verdict::Stale);
+        let (verdict, remarks) = judged(Headers::Candidates(vec![]));
+        assert_eq!(verdict, Verdict::Unknown);
+        assert!(remarks[0].contains("none lies in [0x30000000, 0x40000000) (256 MiB)"), "{remarks:?}");
+    }
+
+    #[test]
+    fn a_machine_that_hides_its_cpus_is_not_fine() {
+        let facts = Facts { cpus: vec![], ..facts() };
+        let reservation = range(RESERVATION.0, RESERVATION.1);
+        let whole = judge(Headers::InForce(found(0x3000_0000, 0x5000_0000)), &facts, reservation, None);
+        assert_eq!(whole.verdict, Verdict::Unknown);
+        let stale = judge(Headers::InForce(found(0x3000_0000, 0x4000_0000)), &facts, reservation, None);
+        assert_eq!(stale.verdict, Verdict::Stale);
+    }
+
+    #[test]
+    fn the_text_names_what_is_missing() {
+        let answer = judge(
+            Headers::InForce(found(0x3000_0000, 0x4800_0000)),
+            &facts(),
+            range(RESERVATION.0, RESERVATION.1),
+            None,
+        );
+        assert_eq!(
+            answer.text(),
+            "stale: a dump taken now would not match the machine; load again with `hotdump load`\n  \
+             header at 0x30000000: 2 notes, 1 memory entry, 1.1 GiB of memory\n    \
+             memory missing from it: [0x48000000, 0x50000000) (128 MiB)\n"
+        );
+    }
+
+    #[test]
+    fn a_machine_that_does_not_tell_is_unknown_and_one_without_an_image_not_loaded() {
+        let root = tempfile::tempdir().unwrap();
+        let answer = check(&Host::at(root.path()));
+        assert_eq!(answer.verdict, Verdict::Unknown);
+        assert!(answer.remarks[0].contains("kexec_crash_loaded"), "{:?}", answer.remarks);
+        let kernel = root.path().join("sys/kernel");
+        std::fs::create_dir_all(&kernel).unwrap();
+        for (file, value) in
+            [("kexec_crash_loaded", "0\n"), ("kexec_loaded", "0\n"), ("kexec_crash_size", "0\n")]
+        {
+            std::fs::write(kernel.join(file), value).unwrap();
+        }
+        assert_eq!(check(&Host::at(root.path())).verdict, Verdict::NotLoaded);
+        std::fs::write(kernel.join("kexec_crash_loaded"), "1\n").unwrap();
+        assert_eq!(check(&Host::at(root.path())).verdict, Verdict::Unknown);
     }
 }
