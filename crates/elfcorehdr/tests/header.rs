@@ -187,10 +187,11 @@ fn build_refuses() {
     let (notes, loads) = small();
     let entry = |slot, fault| BuildError::Entry { slot, fault };
     let outside = |start, size| EntryFault::OutsideMachine { start, size, limit: LIMIT };
-    let cases: [(Vec<Note>, Vec<Load>, usize, BuildError); 8] = [
+    let cases: [(Vec<Note>, Vec<Load>, usize, BuildError); 9] = [
         (notes.clone(), loads.clone(), size_for(6) - 1, BuildError::TooSmall { need: 400, have: 399 }),
         (notes.clone(), vec![], 4096, BuildError::NoLoads),
         (vec![note(1, 0)], loads.clone(), 4096, entry(0, EntryFault::NoteTooSmall { size: 0, least: 12 })),
+        (vec![note(1, 11)], loads.clone(), 4096, entry(0, EntryFault::NoteTooSmall { size: 11, least: 12 })),
         (
             vec![notes[0], note(1, MAX_NOTE_SIZE + 1)],
             loads.clone(),
@@ -370,6 +371,7 @@ proptest! {
     fn accepts_only_what_a_capture_kernel_would(
         (cpu_notes, vmcoreinfo, loads) in machines(),
         whole in prop::collection::vec((0usize..22, 0usize..7, troublesome()), 0..4),
+        resized in prop::collection::vec((0usize..22, troublesome()), 0..3),
         single in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
     ) {
         let mut bytes = vec![0; 4096];
@@ -377,6 +379,10 @@ proptest! {
         let used = build(&contents, &mut bytes).unwrap();
         for (index, field, value) in whole {
             put(&mut bytes, slot(index, field * 8), &value.to_le_bytes());
+        }
+        for (index, size) in resized {
+            put(&mut bytes, slot(index, phdr::FILESZ), &size.to_le_bytes());
+            put(&mut bytes, slot(index, phdr::MEMSZ), &size.to_le_bytes());
         }
         for (at, value) in single {
             let at = at.index(used);
