@@ -24,8 +24,12 @@ pub(crate) enum Action {
 }
 
 impl Action {
-    const NAMES: [(&'static str, Self); 4] =
-        [("reboot", Self::Reboot), ("poweroff", Self::Poweroff), ("halt", Self::Halt), ("shell", Self::Shell)];
+    const NAMES: [(&'static str, Self); 4] = [
+        ("reboot", Self::Reboot),
+        ("poweroff", Self::Poweroff),
+        ("halt", Self::Halt),
+        ("shell", Self::Shell),
+    ];
 }
 
 impl fmt::Display for Action {
@@ -77,7 +81,9 @@ impl FromStr for Target {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || {
-            format!("\"{text}\" names no target: use UUID=..., LABEL=..., PARTUUID=... or a device below /dev")
+            format!(
+                "\"{text}\" names no target: use UUID=..., LABEL=..., PARTUUID=... or a device below /dev"
+            )
         };
         let (kind, value) = match text.split_once('=') {
             Some((kind, value)) if !kind.starts_with('/') => (kind, value),
@@ -146,6 +152,83 @@ impl Default for Config {
             command: Vec::new(),
             target_wait_seconds: 60,
             stall_seconds: 600,
+        }
+    }
+}
+
+impl Config {
+    /// Reads a configuration.
+    ///
+    /// # Errors
+    /// What is wrong with the text, and where in it.
+    pub(crate) fn parse(text: &str) -> Result<Self, toml::de::Error> {
+        toml::from_str(text)
+    }
+
+    /// The configuration as the file holds it.
+    ///
+    /// # Errors
+    /// A path that is not UTF-8.
+    pub(crate) fn to_toml(&self) -> Result<String, toml::ser::Error> {
+        toml::to_string(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configuration_reads_back_as_it_was_written() {
+        let config = Config {
+            target: Some(Target::Label("crash disk".into())),
+            fs: Some("ext4".into()),
+            path: "/var/crash".into(),
+            final_action: Action::Poweroff,
+            failure_action: Action::Shell,
+            modules: vec!["/lib/modules/6.12/kernel/drivers/virtio/virtio.ko".into()],
+            command: vec!["makedumpfile".into(), "{vmcore}".into(), "{output}".into()],
+            target_wait_seconds: 5,
+            stall_seconds: 60,
+        };
+        let text = config.to_toml().unwrap();
+        assert_eq!(Config::parse(&text).unwrap(), config, "{text}");
+        let defaults = Config::default();
+        assert_eq!(Config::parse(&defaults.to_toml().unwrap()).unwrap(), defaults);
+        assert_eq!(Config::parse("").unwrap(), defaults);
+    }
+
+    #[test]
+    fn what_is_not_understood_is_refused_by_name() {
+        for (text, named) in [
+            ("colour = \"blue\"", "colour"),
+            ("final-action = \"explode\"", "explode"),
+            ("target = \"vda1\"", "vda1"),
+            ("target-wait-seconds = -1", "-1"),
+            ("path = 7", "7"),
+        ] {
+            let error = Config::parse(text).unwrap_err().to_string();
+            assert!(error.contains(named), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn targets() {
+        for (text, want) in [
+            ("UUID=DEAD-beef", Some(Target::Uuid("dead-beef".into()))),
+            ("LABEL=Crash=1", Some(Target::Label("Crash=1".into()))),
+            ("PARTUUID=AB", Some(Target::PartUuid("ab".into()))),
+            ("/dev/disk/by-id/a=b", Some(Target::Device("/dev/disk/by-id/a=b".into()))),
+            ("UUID=", None),
+            ("ID=1", None),
+            ("vda", None),
+            ("/etc/passwd", None),
+            ("/dev/../etc/passwd", None),
+        ] {
+            assert_eq!(text.parse::<Target>().ok(), want, "{text}");
+            if let Some(target) = want {
+                assert_eq!(target.to_string().parse(), Ok(target));
+            }
         }
     }
 }

@@ -1,8 +1,24 @@
 //! `hotdump initramfs`: a small initramfs for the capture kernel, with hotdump itself as init.
 
-use std::path::PathBuf;
+mod archive;
+mod build;
+mod glob;
+mod machine;
+mod modules;
+mod mounts;
+mod program;
+mod unpack;
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use serde::Serialize;
 
 use crate::capture::{Action, Target};
+use crate::text;
 
 /// Options of `hotdump initramfs`.
 #[derive(Debug, Clone, clap::Args)]
@@ -52,7 +68,8 @@ pub(crate) struct Args {
 }
 
 /// Compression of the initramfs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Compression {
     /// Plain cpio
     None,
@@ -62,10 +79,106 @@ pub(crate) enum Compression {
     Zstd,
 }
 
+/// A file that went in.
+#[derive(Debug, Serialize)]
+struct Content {
+    path: String,
+    /// In bytes, unpacked.
+    size: usize,
+}
+
+/// What went in.
+#[derive(Debug, Serialize)]
+struct Report {
+    output: PathBuf,
+    /// In bytes, as written.
+    size: usize,
+    /// In bytes, before compression.
+    unpacked: usize,
+    compression: Compression,
+    kernel_release: String,
+    target: Target,
+    fs: String,
+    path: PathBuf,
+    final_action: Action,
+    failure_action: Action,
+    command: Vec<String>,
+    /// In the order in which they are loaded.
+    modules: Vec<Content>,
+    /// Everything else.
+    files: Vec<Content>,
+    warnings: Vec<String>,
+}
+
 /// Builds the initramfs and prints what went in on standard output.
 ///
 /// # Errors
 /// What could not be found, read or written, and what to do about it.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    anyhow::bail!("{}: not built", args.output.display())
+    let (bytes, report) = build::build(args)?;
+    write_whole(&args.output, &bytes).with_context(|| format!("cannot write {}", args.output.display()))?;
+    if args.json {
+        return text::print_json(&report);
+    }
+    print(&report);
+    Ok(())
+}
+
+/// Writes a file so that it is there in whole or not at all.
+fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut temporary = path.to_owned().into_os_string();
+    temporary.push(".new");
+    let written = (|| {
+        let mut file =
+            File::options().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)
+    })();
+    if written.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    written
+}
+
+fn print(report: &Report) {
+    let list = |title: &str, contents: &[Content]| {
+        println!("{title}:");
+        for content in contents {
+            println!("  {:>10}  {}", text::size(content.size as u64), content.path);
+        }
+    };
+    let (packed, unpacked) = (text::size(report.size as u64), text::size(report.unpacked as u64));
+    println!(
+        "{}: {packed}, {unpacked} unpacked, for kernel {}",
+        report.output.display(),
+        report.kernel_release
+    );
+    println!("saves to {} ({}), directory {}", report.target, report.fs, report.path.display());
+    if !report.command.is_empty() {
+        println!("by the command {}", report.command.join(" "));
+    }
+    println!("then {}, on failure {}", report.final_action, report.failure_action);
+    list("modules, in the order in which they are loaded", &report.modules);
+    list("other files", &report.files);
+    for warning in &report.warnings {
+        eprintln!("hotdump: warning: {warning}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_written_whole_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("initrd");
+        write_whole(&path, b"one").unwrap();
+        write_whole(&path, b"two").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        fs::create_dir(dir.path().join("dir")).unwrap();
+        write_whole(&dir.path().join("dir"), b"three").unwrap_err();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "no temporary file is left");
+    }
 }

@@ -1,0 +1,87 @@
+//! `hotdump.NAME=VALUE` on the capture kernel's command line: the way to change an initramfs' mind without making it anew.
+
+use std::str::FromStr;
+
+use super::config::Config;
+
+/// Sets one of the configuration's values from text.
+type Set = fn(&mut Config, &str) -> Result<(), String>;
+
+/// What can be set. `-` and `_` in names mean the same, as the kernel has it for its own parameters.
+const SETTINGS: [(&str, Set); 7] = [
+    ("target", |config, value| Ok(config.target = Some(parse(value)?))),
+    ("fs", |config, value| Ok(config.fs = Some(value.to_owned()))),
+    ("path", |config, value| Ok(config.path = parse(value)?)),
+    ("final-action", |config, value| Ok(config.final_action = parse(value)?)),
+    ("failure-action", |config, value| Ok(config.failure_action = parse(value)?)),
+    ("target-wait-seconds", |config, value| Ok(config.target_wait_seconds = parse(value)?)),
+    ("stall-seconds", |config, value| Ok(config.stall_seconds = parse(value)?)),
+];
+
+fn parse<T: FromStr<Err: ToString>>(value: &str) -> Result<T, String> {
+    value.parse().map_err(|error: T::Err| error.to_string())
+}
+
+/// Applies the parameters in `command_line` and returns what was wrong with others: in a capture kernel a typing error must
+/// not cost the dump.
+pub(crate) fn apply(config: &mut Config, command_line: &str) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for parameter in words(command_line) {
+        let Some((name, value)) = parameter.strip_prefix("hotdump.").and_then(|rest| rest.split_once('='))
+        else {
+            continue;
+        };
+        let name = name.replace('_', "-");
+        let outcome = match SETTINGS.iter().find(|(known, _)| *known == name) {
+            Some((_, set)) => set(config, value),
+            None => {
+                let known: Vec<_> = SETTINGS.iter().map(|(known, _)| *known).collect();
+                Err(format!("unknown; there are {}", known.join(", ")))
+            }
+        };
+        if let Err(error) = outcome {
+            wrong.push(format!("kernel parameter {parameter} is left out: {error}"));
+        }
+    }
+    wrong
+}
+
+/// The parameters of a command line: parted by spaces that are not between double quotes, without those quotes.
+fn words(command_line: &str) -> Vec<String> {
+    let mut quoted = false;
+    let is_gap = |char: char| {
+        quoted ^= char == '"';
+        char.is_whitespace() && !quoted
+    };
+    command_line.split(is_gap).map(|word| word.replace('"', "")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::capture::{Action, Target};
+
+    #[test]
+    fn every_setting_is_taken_and_mistakes_are_left_out_by_name() {
+        let mut config = Config::default();
+        let wrong = apply(
+            &mut config,
+            "console=ttyS0 hotdump.target=UUID=AB-CD hotdump.fs=xfs \"hotdump.path=/var/my crash\" \
+             hotdump.final_action=poweroff hotdump.failure-action=halt hotdump.target-wait-seconds=5 \
+             hotdump.stall_seconds=7 hotdump.path nothotdump.path=/x hotdump.colour=blue hotdump.failure-action=explode\n",
+        );
+        assert_eq!(config.target, Some(Target::Uuid("ab-cd".into())));
+        assert_eq!(config.fs.as_deref(), Some("xfs"));
+        assert_eq!(config.path, Path::new("/var/my crash"));
+        assert_eq!((config.final_action, config.failure_action), (Action::Poweroff, Action::Halt));
+        assert_eq!((config.target_wait_seconds, config.stall_seconds), (5, 7));
+        assert_eq!(wrong.len(), 2, "{wrong:?}");
+        assert!(
+            wrong[0].contains("hotdump.colour=blue") && wrong[0].contains("target-wait-seconds"),
+            "{wrong:?}"
+        );
+        assert!(wrong[1].contains("explode") && wrong[1].contains("poweroff"), "{wrong:?}");
+    }
+}

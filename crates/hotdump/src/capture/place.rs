@@ -1,0 +1,164 @@
+//! The directory that takes one dump.
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use super::report::sync_directory;
+use super::system;
+
+/// Kept back in the dump's directory, so that a full disk still takes the report.
+const RESERVE: u64 = 256 << 10;
+/// Dumps of one second; more is no coincidence.
+const MOST_OF_A_SECOND: u32 = 100;
+
+/// A dump's directory.
+#[derive(Debug)]
+pub(crate) struct Place {
+    dir: PathBuf,
+}
+
+impl Place {
+    /// Makes a new directory for a dump started at `time` in the directory `path` below `root`, with what is missing of
+    /// `path`, all for root only and synced.
+    ///
+    /// # Errors
+    /// The system's error; `path` leading out of `root` by a symbolic link.
+    pub(crate) fn create(root: &Path, path: &Path, time: jiff::Timestamp) -> io::Result<Self> {
+        let mut parent = root.to_owned();
+        let relative = path.components().filter(|part| matches!(part, std::path::Component::Normal(_)));
+        for part in relative {
+            parent.push(part);
+            make_directory(&parent).or_else(|error| match error.kind() {
+                io::ErrorKind::AlreadyExists => Ok(()),
+                _ => Err(error),
+            })?;
+            if !parent.canonicalize()?.starts_with(root.canonicalize()?) {
+                let link = parent.display();
+                return Err(io::Error::other(format!("{link} is a link that leads out of the target")));
+            }
+        }
+        for number in 1..=MOST_OF_A_SECOND {
+            match make_first(&parent, &names(time, number)) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                made => return made.map(|dir| Self { dir }),
+            }
+        }
+        Err(io::Error::other(format!("{} holds {MOST_OF_A_SECOND} dumps of this second", parent.display())))
+    }
+
+    /// A file's path in the directory.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// The directory.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Makes a file in the directory, for root only.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub(crate) fn create_file(&self, name: &str) -> io::Result<File> {
+        File::options().read(true).write(true).create_new(true).mode(0o600).open(self.path(name))
+    }
+
+    /// Sets room aside for the report. Filesystems that cannot are let be: it is only a help.
+    pub(crate) fn set_aside(&self) {
+        if let Ok(file) = self.create_file(".reserve") {
+            let _ = system::reserve(&file, RESERVE);
+        }
+    }
+
+    /// Gives that room back.
+    pub(crate) fn give_back(&self) {
+        let _ = fs::remove_file(self.path(".reserve"));
+    }
+
+    /// Gives a finished file its final name, and syncs the name.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub(crate) fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.path(from), self.path(to))?;
+        sync_directory(&self.path(to))
+    }
+}
+
+/// Names for a dump, the better one first: FAT takes no colons.
+fn names(time: jiff::Timestamp, number: u32) -> [String; 2] {
+    let suffix = if number > 1 { format!("-{number}") } else { String::new() };
+    ["%Y-%m-%d-%H:%M:%S", "%Y-%m-%d-%H.%M.%S"].map(|form| format!("{}{suffix}", time.strftime(form)))
+}
+
+/// Makes the first directory that the filesystem takes the name of.
+fn make_first(parent: &Path, names: &[String; 2]) -> io::Result<PathBuf> {
+    let [first, second] = names.each_ref().map(|name| parent.join(name));
+    match make_directory(&first) {
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => make_directory(&second).map(|()| second),
+        made => made.map(|()| first),
+    }
+}
+
+fn make_directory(path: &Path) -> io::Result<()> {
+    DirBuilder::new().mode(0o700).create(path)?;
+    sync_directory(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    fn time() -> jiff::Timestamp {
+        "2026-11-22T15:32:10.9Z".parse().unwrap()
+    }
+
+    #[test]
+    fn dumps_of_the_same_second_get_their_own_directories_for_root_only() {
+        let root = tempfile::tempdir().unwrap();
+        let make = || Place::create(root.path(), Path::new("/var/crash"), time()).unwrap();
+        let places = [make(), make(), make()];
+        let parent = root.path().join("var/crash");
+        for (place, name) in
+            places.iter().zip(["2026-11-22-15:32:10", "2026-11-22-15:32:10-2", "2026-11-22-15:32:10-3"])
+        {
+            assert_eq!(place.dir(), parent.join(name));
+        }
+        assert_eq!(names(time(), 1)[1], "2026-11-22-15.32.10");
+        places[0].create_file("vmcore.incomplete").unwrap();
+        places[0].rename("vmcore.incomplete", "vmcore").unwrap();
+        for (path, mode) in
+            [(parent, 0o700), (places[0].dir().to_owned(), 0o700), (places[0].path("vmcore"), 0o600)]
+        {
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, mode, "{}", path.display());
+        }
+    }
+
+    #[test]
+    fn a_link_out_of_the_target_is_refused_one_inside_is_followed() {
+        let (root, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::create_dir(root.path().join("data")).unwrap();
+        std::os::unix::fs::symlink("data", root.path().join("inside")).unwrap();
+        std::os::unix::fs::symlink(other.path(), root.path().join("outside")).unwrap();
+        Place::create(root.path(), Path::new("inside/crash"), time()).unwrap();
+        assert!(root.path().join("data/crash/2026-11-22-15:32:10").is_dir());
+        let error = Place::create(root.path(), Path::new("outside/crash"), time()).unwrap_err();
+        assert!(error.to_string().contains("outside"), "{error}");
+        assert_eq!(fs::read_dir(other.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn room_set_aside_is_given_back() {
+        let root = tempfile::tempdir().unwrap();
+        let place = Place::create(root.path(), Path::new(""), time()).unwrap();
+        place.set_aside();
+        assert_eq!(fs::metadata(place.path(".reserve")).unwrap().len(), RESERVE);
+        place.give_back();
+        assert_eq!(fs::read_dir(place.dir()).unwrap().count(), 0);
+    }
+}

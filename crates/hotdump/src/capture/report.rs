@@ -1,0 +1,173 @@
+//! `report.json`: what was saved and what was not, for programs to read.
+
+use std::fs::{self, File};
+use std::io;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use elfcorehdr::PhysAddr;
+use serde::Serialize;
+
+/// How a capture came out. Written as "in-progress" first, so that a machine that dies half-way leaves the truth behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Status {
+    /// The memory is being saved.
+    InProgress,
+    /// Log and memory are saved whole.
+    Saved,
+    /// Not all could be saved; what is missing is said in the report.
+    Partial,
+    /// Nothing could be saved.
+    Nothing,
+}
+
+/// The kernel log.
+#[derive(Debug, Clone, Default, Serialize)]
+pub(crate) struct LogReport {
+    /// Whether the log file is on disk, synced.
+    pub(crate) saved: bool,
+    /// Messages in it.
+    pub(crate) messages: u64,
+    /// Messages that could not be read out of the dump.
+    pub(crate) lost: u64,
+}
+
+/// Pages side by side that could not be read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct BadPages {
+    /// Physical address of the first one; none outside memory.
+    pub(crate) address: Option<PhysAddr>,
+    /// How many, of 4096 bytes.
+    pub(crate) pages: u64,
+}
+
+/// The memory.
+#[derive(Debug, Clone, Default, Serialize)]
+pub(crate) struct MemoryReport {
+    /// The dump's file name beside the report.
+    pub(crate) file: String,
+    /// The dump's length, in bytes, holes included.
+    pub(crate) size: u64,
+    /// Bytes from its start that were looked at: `size` for a whole dump.
+    pub(crate) done: u64,
+    /// Pages of 4096 bytes that were written.
+    pub(crate) data_pages: u64,
+    /// Pages of zeros, left as holes.
+    pub(crate) zero_pages: u64,
+    /// Pages that could not be read, left as holes.
+    pub(crate) bad_pages: u64,
+    /// Where those are; at most 1024 runs.
+    pub(crate) bad: Vec<BadPages>,
+    /// Bytes that the core's headers promise and that it does not have.
+    pub(crate) missing_bytes: u64,
+}
+
+/// How long things took, in seconds.
+#[derive(Debug, Clone, Default, Serialize)]
+pub(crate) struct Times {
+    /// From the program's start to the log on disk.
+    pub(crate) log: f64,
+    /// Copying the memory.
+    pub(crate) memory: f64,
+    /// Syncing it to disk.
+    pub(crate) sync: f64,
+    /// All of it.
+    pub(crate) total: f64,
+}
+
+/// The report.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Report {
+    /// The version of hotdump that wrote it.
+    pub(crate) hotdump: &'static str,
+    /// How the capture came out.
+    pub(crate) status: Status,
+    /// When the capture started, UTC.
+    pub(crate) started: String,
+    /// Where the dump lies.
+    pub(crate) directory: Option<String>,
+    /// The crashed kernel's release.
+    pub(crate) kernel_release: Option<String>,
+    /// The line of its log that says why it crashed.
+    pub(crate) panic: Option<String>,
+    /// CPUs whose state is in the dump.
+    pub(crate) cpus: usize,
+    /// The kernel log.
+    pub(crate) log: LogReport,
+    /// The memory; none where it was not reached.
+    pub(crate) memory: Option<MemoryReport>,
+    /// The command that saved it in hotdump's place.
+    pub(crate) command: Option<Vec<String>>,
+    /// How long things took.
+    pub(crate) seconds: Times,
+    /// What went wrong, in the order it did.
+    pub(crate) errors: Vec<String>,
+}
+
+impl Report {
+    /// Writes the report to `path`, in whole or not at all.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub(crate) fn write(&self, path: &Path) -> io::Result<()> {
+        let mut text = serde_json::to_vec_pretty(self)?;
+        text.push(b'\n');
+        let temporary = path.with_extension("json.new");
+        let mut file =
+            File::options().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.write_all(&text)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        sync_directory(path)
+    }
+}
+
+/// Syncs the directory that holds `path`, so that a name in it lasts.
+pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(parent) => File::open(parent)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_report_is_json_with_addresses_in_hex_and_replaces_the_one_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("report.json");
+        let mut report = Report {
+            hotdump: "0.1.0",
+            status: Status::InProgress,
+            started: "2026-11-22T15:32:10Z".into(),
+            directory: None,
+            kernel_release: Some("6.12".into()),
+            panic: None,
+            cpus: 2,
+            log: LogReport { saved: true, messages: 3, lost: 0 },
+            memory: None,
+            command: None,
+            seconds: Times::default(),
+            errors: Vec::new(),
+        };
+        report.write(&path).unwrap();
+        report.status = Status::Partial;
+        report.memory = Some(MemoryReport {
+            bad: vec![BadPages { address: Some(PhysAddr(0x12_3000)), pages: 2 }],
+            ..MemoryReport::default()
+        });
+        report.write(&path).unwrap();
+
+        let found: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        assert_eq!(found["status"], "partial");
+        assert_eq!(found["memory"]["bad"][0]["address"], "0x123000");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file is left");
+    }
+}

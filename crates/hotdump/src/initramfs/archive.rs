@@ -1,0 +1,241 @@
+//! The initramfs as a cpio archive (newc): the same contents give the same bytes.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write as _};
+
+use cpio::NewcBuilder;
+use cpio::newc::{ModeFileType, trailer};
+
+use super::Compression;
+
+/// What a name in the archive stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Node {
+    Directory,
+    File {
+        data: Vec<u8>,
+        mode: u32,
+    },
+    Link {
+        to: String,
+    },
+    /// Major and minor number.
+    CharDevice(u32, u32),
+}
+
+/// The contents of an initramfs, by path without a leading `/`. Directories come of themselves.
+#[derive(Debug, Default)]
+pub(super) struct Archive {
+    nodes: BTreeMap<String, Node>,
+}
+
+impl Archive {
+    /// Puts an empty directory in.
+    pub(super) fn directory(&mut self, path: &str) {
+        self.put(path, Node::Directory);
+    }
+
+    /// Puts a file in; `mode` holds its permission bits.
+    pub(super) fn file(&mut self, path: &str, mode: u32, data: Vec<u8>) {
+        self.put(path, Node::File { data, mode });
+    }
+
+    /// Puts a symbolic link in.
+    pub(super) fn link(&mut self, path: &str, to: &str) {
+        self.put(path, Node::Link { to: to.to_owned() });
+    }
+
+    /// Puts a character device in, for root only.
+    pub(super) fn char_device(&mut self, path: &str, major: u32, minor: u32) {
+        self.put(path, Node::CharDevice(major, minor));
+    }
+
+    /// Whether a file is in.
+    pub(super) fn holds(&self, path: &str) -> bool {
+        self.nodes.contains_key(path.trim_start_matches('/'))
+    }
+
+    /// The files, with their sizes in bytes.
+    pub(super) fn files(&self) -> impl Iterator<Item = (&str, usize)> {
+        self.nodes.iter().filter_map(|(path, node)| match node {
+            Node::File { data, .. } => Some((path.as_str(), data.len())),
+            _ => None,
+        })
+    }
+
+    fn put(&mut self, path: &str, node: Node) {
+        let path = path.trim_matches('/');
+        for (at, _) in path.match_indices('/') {
+            let parent = path.get(..at).unwrap_or_default();
+            self.nodes.entry(parent.to_owned()).or_insert(Node::Directory);
+        }
+        self.nodes.insert(path.to_owned(), node);
+    }
+
+    /// The archive's bytes. Names come sorted, so a directory before what is in it.
+    ///
+    /// # Errors
+    /// A file of 4 GiB and more, which the format cannot hold.
+    pub(super) fn pack(&self) -> io::Result<Vec<u8>> {
+        let mut out = Vec::new();
+        for (number, (path, node)) in self.nodes.iter().enumerate() {
+            let inode = u32::try_from(number).map_err(io::Error::other)?.saturating_add(1);
+            let builder = NewcBuilder::new(path).ino(inode);
+            let (builder, data) = match node {
+                Node::Directory => (builder.mode(0o755).set_mode_file_type(ModeFileType::Directory), &[][..]),
+                Node::File { data, mode } => {
+                    (builder.mode(*mode).set_mode_file_type(ModeFileType::Regular), data.as_slice())
+                }
+                Node::Link { to } => {
+                    (builder.mode(0o777).set_mode_file_type(ModeFileType::Symlink), to.as_bytes())
+                }
+                Node::CharDevice(major, minor) => {
+                    let builder = builder.mode(0o600).rdev_major(*major).rdev_minor(*minor);
+                    (builder.set_mode_file_type(ModeFileType::Char), &[][..])
+                }
+            };
+            let size = u32::try_from(data.len()).map_err(|_| {
+                io::Error::other(format!("{path} has {} bytes, more than an initramfs file can", data.len()))
+            })?;
+            let mut writer = builder.write(out, size);
+            writer.write_all(data)?;
+            out = writer.finish()?;
+        }
+        trailer(out)
+    }
+}
+
+/// Compresses an archive.
+///
+/// # Errors
+/// What the compressor says.
+pub(super) fn compress(archive: Vec<u8>, how: Compression) -> io::Result<Vec<u8>> {
+    match how {
+        Compression::None => Ok(archive),
+        // Neither name nor time goes into the header, so the result is reproducible.
+        Compression::Gzip => {
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(6));
+            encoder.write_all(&archive)?;
+            encoder.finish()
+        }
+        Compression::Zstd => Ok(ruzstd::encoding::compress_to_vec(
+            archive.as_slice(),
+            ruzstd::encoding::CompressionLevel::Fastest,
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Read as _;
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::process::{Command, Stdio};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn sample() -> Archive {
+        let mut archive = Archive::default();
+        archive.file("/init", 0o755, b"#!/bin/sh\n".to_vec());
+        archive.file("lib/modules/6.12/a.ko", 0o644, vec![7; 5001]);
+        archive.link("bin/hotdump", "/init");
+        archive.directory("proc");
+        archive
+    }
+
+    /// Names, modes and data as the crate's reader finds them.
+    fn list(bytes: &[u8]) -> Vec<(String, u32, Vec<u8>)> {
+        let mut input = bytes;
+        let mut found = Vec::new();
+        loop {
+            let mut reader = cpio::NewcReader::new(input).unwrap();
+            if reader.entry().is_trailer() {
+                return found;
+            }
+            let mut data = Vec::new();
+            reader.read_to_end(&mut data).unwrap();
+            found.push((reader.entry().name().to_owned(), reader.entry().mode(), data));
+            input = reader.finish().unwrap();
+        }
+    }
+
+    #[test]
+    fn directories_come_before_what_is_in_them() {
+        let names: Vec<String> = list(&sample().pack().unwrap()).into_iter().map(|entry| entry.0).collect();
+        assert_eq!(
+            names,
+            [
+                "bin",
+                "bin/hotdump",
+                "init",
+                "lib",
+                "lib/modules",
+                "lib/modules/6.12",
+                "lib/modules/6.12/a.ko",
+                "proc"
+            ]
+        );
+    }
+
+    #[test]
+    fn the_same_contents_give_the_same_bytes_however_compressed() {
+        for how in [Compression::None, Compression::Gzip, Compression::Zstd] {
+            let pack = || compress(sample().pack().unwrap(), how).unwrap();
+            assert_eq!(pack(), pack(), "{how:?}");
+        }
+    }
+
+    #[test]
+    fn compressed_archives_unpack_to_the_same() {
+        let plain = sample().pack().unwrap();
+        let gzip = compress(plain.clone(), Compression::Gzip).unwrap();
+        let mut unpacked = Vec::new();
+        flate2::read::GzDecoder::new(&gzip[..]).read_to_end(&mut unpacked).unwrap();
+        assert_eq!(unpacked, plain);
+        let zstd = compress(plain.clone(), Compression::Zstd).unwrap();
+        unpacked.clear();
+        ruzstd::decoding::StreamingDecoder::new(&zstd[..]).unwrap().read_to_end(&mut unpacked).unwrap();
+        assert_eq!(unpacked, plain);
+    }
+
+    /// The cpio tool is an independent reader; where it is not installed the crate's own reader has to do.
+    #[test]
+    fn the_cpio_tool_unpacks_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let child = Command::new("cpio")
+            .args(["-idm", "--quiet", "--no-absolute-filenames"])
+            .current_dir(dir.path())
+            .stdin(Stdio::piped())
+            .spawn();
+        let Ok(mut child) = child else { return };
+        child.stdin.take().unwrap().write_all(&sample().pack().unwrap()).unwrap();
+        assert!(child.wait().unwrap().success());
+        assert_eq!(fs::read(dir.path().join("lib/modules/6.12/a.ko")).unwrap(), [7; 5001]);
+        assert_eq!(fs::metadata(dir.path().join("init")).unwrap().permissions().mode() & 0o777, 0o755);
+        assert_eq!(fs::read_link(dir.path().join("bin/hotdump")).unwrap().to_str(), Some("/init"));
+        assert!(dir.path().join("proc").is_dir());
+    }
+
+    proptest! {
+        #[test]
+        fn what_goes_in_comes_out(files in proptest::collection::btree_map("[a-z]{1,9}(/[a-z]{1,9}){0,3}/[A-Z]{1,7}", proptest::collection::vec(any::<u8>(), 0..50), 0..20)) {
+            let mut archive = Archive::default();
+            for (path, data) in &files {
+                archive.file(path, 0o600, data.clone());
+            }
+            let bytes = archive.pack().unwrap();
+            prop_assert_eq!(bytes.len() % 4, 0);
+            let found = list(&bytes);
+            let data: BTreeMap<_, _> =
+                found.iter().filter(|entry| entry.1 & 0o170_000 == 0o100_000).map(|entry| (entry.0.clone(), entry.2.clone())).collect();
+            prop_assert_eq!(data, files);
+            for (at, entry) in found.iter().enumerate() {
+                if let Some((parent, _)) = entry.0.rsplit_once('/') {
+                    prop_assert!(found[..at].iter().any(|earlier| earlier.0 == parent && earlier.1 == 0o040_755));
+                }
+            }
+        }
+    }
+}
