@@ -86,6 +86,17 @@ pub enum PlanError {
         /// Bytes that the kernel's handler may write.
         room: u64,
     },
+    /// More than the running kernel lets an image take.
+    #[error(
+        "the image takes {} MiB, the running kernel lets it take half of its own memory, {} MiB: use a smaller initrd or \
+         a smaller crashkernel=", mib(*.bytes), .limit >> 20
+    )]
+    HalfOfMemory {
+        /// Bytes that the segments take in memory.
+        bytes: u64,
+        /// Bytes that they may take.
+        limit: u64,
+    },
     /// The limits that the user set leave nothing of the reservation.
     #[error("--mem-min and --mem-max leave nothing of the crash reservation {reservation}")]
     EmptyWindow {
@@ -100,6 +111,12 @@ pub enum PlanError {
         /// What the system said.
         #[source]
         source: std::io::Error,
+    },
+    /// A file to load holds nothing, which the kernel refuses.
+    #[error("the {what} is empty")]
+    Empty {
+        /// Which one.
+        what: &'static str,
     },
     /// No random numbers for the image's identity.
     #[error("cannot read /dev/urandom: {0}")]

@@ -18,7 +18,7 @@ use crate::precheck;
 use crate::purgatory as ours;
 use crate::syscall::{
     self, Call, KEXEC_CRASH_HOTPLUG_SUPPORT, KEXEC_ON_CRASH, KEXEC_UPDATE_ELFCOREHDR, SegmentRef,
-    SyscallError,
+    SyscallError, Target,
 };
 
 /// What to load by kexec_load.
@@ -184,11 +184,13 @@ fn as_hex<S: serde::Serializer>(bytes: &[u8; 16], serializer: S) -> Result<S::Ok
 /// # Errors
 /// What is wrong with the kernel, the command line or the machine, and what to do.
 pub fn plan_crash<'a>(host: &Host, request: &CrashRequest<'a>) -> Result<CrashPlan<'a>, PlanError> {
-    precheck::permitted::<PlanError>(host, Call::KexecLoad)?;
-    plan_image(host, request)
+    precheck::permitted(host, Call::KexecLoad, Target::Crash)?;
+    let plan = plan_image(host, request)?;
+    precheck::half_of_memory(plan.segments.iter().map(|segment| segment.place.len()).sum())?;
+    Ok(plan)
 }
 
-/// As [`plan_crash`], whether this process may load it or not.
+/// As [`plan_crash`], but for what only this process and the live machine can tell.
 fn plan_image<'a>(host: &Host, request: &CrashRequest<'a>) -> Result<CrashPlan<'a>, PlanError> {
     let reservations = host.reservations()?.ok_or(Refusal::NoReservation)?;
     let image = arch::Image::parse(request.kernel)?;
@@ -254,12 +256,16 @@ impl Draft {
         let header = crash_header(host, request.hotplug, &mut space, &mut warnings)?;
         let kernel = image.place(&mut space)?;
         let initrd = match request.initrd {
+            Some([]) => return Err(PlanError::Empty { what: "initrd" }),
             Some(bytes) => Some(image.place_initrd(&mut space, bytes.len() as u64)?),
             None => None,
         };
         let cmdline = full_cmdline(request.cmdline, header.place(), image.cmdline_limit())?;
         let hidden: RangeVec = header.hidden().collect();
-        let reserved: RangeVec = [reservations.main].into_iter().chain(reservations.low).collect();
+        // The running kernel lends out what was reserved with crashkernel=,cma: the capture kernel may overwrite it.
+        let lent = host.kexec()?.cma_ranges;
+        let reserved: RangeVec =
+            [reservations.main].into_iter().chain(reservations.low).chain(lent).collect();
         let own: RangeVec = reserved.difference(&hidden).collect();
         let boot = arch::BootData::new(host, image, &own, random, &cmdline, &mut warnings)?;
         let boot_place = space.take_high(SegmentKind::BootData.name(), boot.size(), arch::PAGE, None)?;

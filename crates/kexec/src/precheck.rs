@@ -4,26 +4,26 @@ use std::fs;
 
 use host::{Host, HostError, Lockdown};
 
-use crate::error::Refusal;
-use crate::syscall::Call;
+use crate::error::{PlanError, Refusal};
+use crate::syscall::{Call, Target};
 
 /// Capability number of CAP_SYS_BOOT (<linux/capability.h>).
 const CAP_SYS_BOOT: u32 = 22;
 
 /// The first reason for which `call` would not be permitted; `None` if there is none to be seen.
-pub(crate) fn refusal(host: &Host, call: Call) -> Result<Option<Refusal>, HostError> {
+pub(crate) fn refusal(host: &Host, call: Call, target: Target) -> Result<Option<Refusal>, HostError> {
     if !may_load() {
         return Ok(Some(Refusal::Capability));
     }
-    machine_refusal(host, call)
+    machine_refusal(host, call, target)
 }
 
 /// As [`refusal`], whoever asks.
-fn machine_refusal(host: &Host, call: Call) -> Result<Option<Refusal>, HostError> {
+fn machine_refusal(host: &Host, call: Call, target: Target) -> Result<Option<Refusal>, HostError> {
     if host.kexec_load_disabled()? == Some(true) {
         return Ok(Some(Refusal::Disabled));
     }
-    if host.kexec_load_limit_panic()? == Some(0) {
+    if target == Target::Crash && host.kexec_load_limit_panic()? == Some(0) {
         return Ok(Some(Refusal::LimitReached));
     }
     let mode = match host.lockdown()? {
@@ -36,11 +36,19 @@ fn machine_refusal(host: &Host, call: Call) -> Result<Option<Refusal>, HostError
 }
 
 /// As [`refusal`], as an error.
-pub(crate) fn permitted<E: From<HostError> + From<Refusal>>(host: &Host, call: Call) -> Result<(), E> {
-    match refusal(host, call)? {
+pub(crate) fn permitted(host: &Host, call: Call, target: Target) -> Result<(), PlanError> {
+    match refusal(host, call, target)? {
         Some(refusal) => Err(refusal.into()),
         None => Ok(()),
     }
+}
+
+/// Checks that an image of `bytes` is not more than the kernel takes: half of the memory that it manages
+/// (sanity_check_segment_list in kernel/kexec_core.c, after the old image is freed).
+pub(crate) fn half_of_memory(bytes: u64) -> Result<(), PlanError> {
+    let memory = rustix::system::sysinfo();
+    let limit = memory.totalram.saturating_mul(u64::from(memory.mem_unit)) / 2;
+    if bytes > limit { Err(PlanError::HalfOfMemory { bytes, limit }) } else { Ok(()) }
 }
 
 /// Whether this process has CAP_SYS_BOOT. Where that cannot be read, the kernel's answer will have to do.
@@ -83,7 +91,7 @@ mod tests {
             let file = root.path().join(path);
             fs::create_dir_all(file.parent().unwrap_or(Path::new("/"))).unwrap();
             fs::write(&file, text).unwrap();
-            let found = machine_refusal(&Host::at(root.path()), *call).unwrap();
+            let found = machine_refusal(&Host::at(root.path()), *call, Target::Crash).unwrap();
             assert_eq!(found, *expected, "{path}: {text}, {call}");
         }
     }

@@ -258,7 +258,8 @@ pub(crate) fn kexec_load(
         })
         .collect();
     // The high half holds the architecture; 0 stands for the running kernel's own (KEXEC_ARCH_DEFAULT).
-    call(host, Call::KexecLoad, flags, || {
+    let target = if flags & KEXEC_ON_CRASH != 0 { Target::Crash } else { Target::Normal };
+    call(host, Call::KexecLoad, target, flags, || {
         // SAFETY: the kernel reads `raw.len()` segments and, of each, `bufsz` bytes at `buf`, which `segments` borrows; it
         // writes to no memory of this process. What it does to the machine is the caller's plan.
         unsafe { libc::syscall(libc::SYS_kexec_load, entry.0 as usize, raw.len(), raw.as_ptr(), flags) }
@@ -282,7 +283,7 @@ pub(crate) fn kexec_file_load(
     }
     let initrd = initrd.map_or(-1, |file| file.as_raw_fd());
     let cmdline = cmdline.to_bytes_with_nul();
-    call(host, Call::KexecFileLoad, flags, || {
+    call(host, Call::KexecFileLoad, target, flags, || {
         // SAFETY: the kernel reads the two files and `cmdline.len()` bytes, NUL included, at `cmdline`, which outlives the
         // call; it writes to no memory of this process.
         unsafe {
@@ -311,7 +312,7 @@ pub fn unload(host: &Host, target: Target, by: Call) -> Result<(), SyscallError>
         Call::KexecFileLoad => {
             let crash = if target == Target::Crash { KEXEC_FILE_ON_CRASH } else { 0 };
             let flags = KEXEC_FILE_UNLOAD | crash;
-            call(host, by, flags, || {
+            call(host, by, target, flags, || {
                 // SAFETY: with KEXEC_FILE_UNLOAD the kernel looks at nothing but the flags.
                 unsafe { libc::syscall(libc::SYS_kexec_file_load, -1, -1, 0, std::ptr::null::<u8>(), flags) }
             })
@@ -329,7 +330,13 @@ pub fn execute() -> Result<std::convert::Infallible, io::Error> {
 }
 
 /// Makes a call until it does not answer EBUSY, or patience ends.
-fn call(host: &Host, call: Call, flags: u64, make: impl Fn() -> libc::c_long) -> Result<(), SyscallError> {
+fn call(
+    host: &Host,
+    call: Call,
+    target: Target,
+    flags: u64,
+    make: impl Fn() -> libc::c_long,
+) -> Result<(), SyscallError> {
     let mut tries = 1;
     loop {
         if make() == 0 {
@@ -341,7 +348,9 @@ fn call(host: &Host, call: Call, flags: u64, make: impl Fn() -> libc::c_long) ->
             thread::sleep(BUSY_WAIT);
             continue;
         }
-        return Err(SyscallError::new(call, flags, error, || precheck::refusal(host, call).ok().flatten()));
+        return Err(SyscallError::new(call, flags, error, || {
+            precheck::refusal(host, call, target).ok().flatten()
+        }));
     }
 }
 
@@ -381,7 +390,7 @@ mod tests {
     fn busy_calls_are_tried_again() {
         use std::cell::Cell;
         let tries = Cell::new(0);
-        let answer = call(&Host::at("/nonexistent"), Call::KexecLoad, 0, || {
+        let answer = call(&Host::at("/nonexistent"), Call::KexecLoad, Target::Crash, 0, || {
             tries.set(tries.get() + 1);
             if tries.get() < 3 {
                 // SAFETY: errno is this thread's own.

@@ -79,11 +79,17 @@ pub(crate) struct BzImage<'a> {
 impl<'a> BzImage<'a> {
     /// Reads the header of `file` and checks all of it that matters for the 64-bit boot protocol.
     pub(crate) fn parse(file: &'a [u8]) -> Result<Self, ImageError> {
+        Self::parse_start(file, file.len() as u64)
+    }
+
+    /// As [`parse`](Self::parse), from the start of a file of `size` bytes. What is not there is not in the
+    /// [`payload`](Self::payload).
+    pub(crate) fn parse_start(file: &'a [u8], size: u64) -> Result<Self, ImageError> {
         if bytes_at(file, field::HEADER) != Some(*b"HdrS") {
             return Err(foreign::recognise(file));
         }
         let header =
-            file.get(..HEADER_END).ok_or_else(|| truncated("setup header", HEADER_END as u64, file))?;
+            file.get(..HEADER_END).ok_or_else(|| truncated("setup header", HEADER_END as u64, size))?;
         // All fields lie in `header`, whose length was just checked.
         let u8_at = |offset: usize| header.get(offset).copied().unwrap_or_default();
         let u16_at = |offset| u16::from_le_bytes(bytes_at(header, offset).unwrap_or_default());
@@ -156,12 +162,12 @@ impl<'a> BzImage<'a> {
         for (name, need) in
             [("syssize", code.saturating_sub(15)), ("payload", payload), ("setup_sects", setup_size + SECTOR)]
         {
-            if (file.len() as u64) < need {
-                return Err(truncated(name, need, file));
+            if size < need {
+                return Err(truncated(name, need, size));
             }
         }
-        let size = image.payload().len() as u64;
-        check("init_size", init_size, size <= init_size, "at least the size of the code in the file")?;
+        let fits = size - setup_size <= init_size;
+        check("init_size", init_size, fits, "at least the size of the code in the file")?;
         Ok(image)
     }
 
@@ -173,6 +179,11 @@ impl<'a> BzImage<'a> {
     /// The part that is loaded: the decompressor and the compressed kernel.
     pub(crate) fn payload(&self) -> &'a [u8] {
         self.file.get(self.setup_size..).unwrap_or_default()
+    }
+
+    /// Bytes that the kernel takes in memory until it manages its memory itself.
+    pub(crate) fn memory_size(&self) -> u64 {
+        self.init_size
     }
 
     /// Longest command line, in bytes, without the NUL at its end.
@@ -236,8 +247,8 @@ fn bytes_at<const N: usize>(bytes: &[u8], offset: usize) -> Option<[u8; N]> {
     bytes.get(offset..)?.first_chunk().copied()
 }
 
-fn truncated(field: &'static str, need: u64, file: &[u8]) -> ImageError {
-    ImageError::Truncated { field, need, have: file.len() as u64 }
+fn truncated(field: &'static str, need: u64, have: u64) -> ImageError {
+    ImageError::Truncated { field, need, have }
 }
 
 fn check(field: &'static str, found: u64, good: bool, wanted: &'static str) -> Result<(), ImageError> {
