@@ -4,6 +4,7 @@ use std::fmt;
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::process::Child;
 use std::thread::sleep;
@@ -233,6 +234,19 @@ impl Guest {
         let manifest = if manifest { Some(self.read_manifest()?) } else { None };
         let hot_added = new_blocks(&self.at_boot, &before);
         Ok(Crashed { paths: self.paths.clone(), before, hot_added, manifest, took, tell: self.tell.clone() })
+    }
+
+    /// Flips one bit of the byte at a physical address, from outside. Only where the plan said `memory_in_file`.
+    pub fn flip_bit(&self, address: u64, bit: u32) -> Result<()> {
+        let path = self.paths.memory();
+        let file = fs::File::options().read(true).write(true).open(&path);
+        let file =
+            file.with_context(|| format!("opening {}: was the memory kept in a file?", path.display()))?;
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, address)?;
+        file.write_all_at(&[byte[0] ^ (1 << bit)], address)?;
+        self.say(format!("flipped bit {bit} of the byte at {address:#x}"));
+        Ok(())
     }
 
     /// What the console has shown until now.

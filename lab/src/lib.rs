@@ -19,7 +19,7 @@
 //! # }
 //! ```
 //!
-//! A new one is a function with a line in the table of [`scenarios`]; `cargo xtask lab NAME` runs it. A guest's files are
+//! A new one is a function with a line in the table of a module of [`scenarios`]; `cargo xtask lab NAME` runs it. A guest's files are
 //! in `target/lab/NAME`: `console.log` is what it printed. Every wait has an end; `HOTDUMP_LAB_PATIENCE=3` makes all of
 //! them three times as long. `HOTDUMP_LAB_KEEP=1` keeps the disks.
 //!
@@ -41,6 +41,6 @@ pub mod lab;
 pub mod machine;
 pub mod product;
 pub mod qmp;
-pub mod rounds;
+pub mod runner;
 pub mod say;
 pub mod scenarios;

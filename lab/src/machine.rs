@@ -32,7 +32,7 @@ pub enum Firmware {
 pub enum Clock {
     /// With the host's.
     Real,
-    /// By the number of instructions executed: repeats within a percent, on any host.
+    /// By the number of instructions executed: repeats within a percent, on any host. No CPU can be added then.
     Instructions,
 }
 
@@ -177,23 +177,19 @@ impl Hardware {
             "-display",
             "none",
         ]);
-        // The serial number, vmport and hypervisor=off make 6.9 and later believe in a hypervisor. Without one they
-        // count no CPUs that could be added.
-        let machine = "q35,vmport=on,memory-backend=ram";
-        command.args([
-            "-machine",
-            machine,
-            "-cpu",
-            "max,hypervisor=off",
-            "-smbios",
-            "type=1,serial=VMware-56",
-        ]);
         match self.clock {
-            Clock::Real => command.args(["-accel", "tcg,thread=multi"]),
-            Clock::Instructions => {
-                command.args(["-accel", "tcg,thread=single", "-icount", "shift=1,sleep=off"])
+            // The serial number, vmport and hypervisor=off make 6.9 and later believe in a hypervisor. Without one they
+            // count no CPUs that could be added.
+            Clock::Real => {
+                command.args(["-machine", "q35,vmport=on,memory-backend=ram", "-cpu", "max,hypervisor=off"]);
+                command.args(["-smbios", "type=1,serial=VMware-56", "-accel", "tcg,thread=multi"]);
             }
-        };
+            // With vmport QEMU 10.0 ends here ("Bad icount read").
+            Clock::Instructions => {
+                command.args(["-machine", "q35,memory-backend=ram", "-cpu", "max"]);
+                command.args(["-accel", "tcg,thread=single", "-icount", "shift=1,sleep=off"]);
+            }
+        }
         let bytes = self.memory;
         let backend = if self.memory_in_file {
             format!("memory-backend-file,id=ram,share=on,size={bytes},mem-path={}", text(&paths.memory())?)

@@ -119,7 +119,8 @@ impl Crashed {
     }
 }
 
-fn hex(value: &Value) -> u64 {
+/// A number that JSON has as text in hex; 0 if it is not one.
+pub(crate) fn hex(value: &Value) -> u64 {
     let digits = value.as_str().and_then(|text| text.strip_prefix("0x"));
     digits.and_then(|digits| u64::from_str_radix(digits, 16).ok()).unwrap_or_default()
 }

@@ -52,19 +52,19 @@ fn run(words: &[&str]) -> Result<()> {
         ["build", "--arch", arch] => programs::build(arch),
         ["demo"] => demo::run(&ready()?),
         ["lab"] => {
-            for scenario in scenarios::ALL {
+            for scenario in scenarios::all() {
                 println!("{:14} {}", scenario.name, scenario.about);
             }
             Ok(())
         }
-        ["lab", "all"] => lab::rounds::run(&ready()?, scenarios::ALL),
+        ["lab", "all"] => lab::runner::run(&ready()?, &scenarios::all()),
         ["lab", names @ ..] => {
             let find = |name: &&str| {
-                let found = scenarios::ALL.iter().find(|scenario| scenario.name == *name).copied();
+                let found = scenarios::all().iter().find(|scenario| scenario.name == *name).copied();
                 found.with_context(|| format!("there is no scenario {name}: `cargo xtask lab` lists them"))
             };
             let wanted = names.iter().map(find).collect::<Result<Vec<_>>>()?;
-            lab::rounds::run(&ready()?, &wanted)
+            lab::runner::run(&ready()?, &wanted)
         }
         ["bench", "load"] => bench::load(&ready()?),
         ["test"] => tests::run(),

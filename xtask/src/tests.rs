@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use anyhow::Result;
-use lab::{rounds, scenarios};
+use lab::{runner, scenarios};
 
 use crate::programs::{cargo, cargo_program};
 use crate::{ready, setup};
@@ -23,5 +23,5 @@ pub(crate) fn run() -> Result<()> {
         eprintln!("cargo {}", arguments.join(" "));
         cargo(Command::new(cargo_program()).args(arguments).env("RUSTDOCFLAGS", "-D warnings"))?;
     }
-    rounds::run(&ready()?, scenarios::ALL)
+    runner::run(&ready()?, &scenarios::all())
 }

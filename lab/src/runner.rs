@@ -24,7 +24,9 @@ pub fn run(lab: &Lab, scenarios: &[Scenario]) -> Result<()> {
     thread::scope(|scope| {
         for _ in 0..cpus.min(3) {
             scope.spawn(|| {
-                while let Some(next) = locked(&waiting).pop_front() {
+                // The queue's lock must not be held while a scenario runs.
+                let next = || locked(&waiting).pop_front();
+                while let Some(next) = next() {
                     let start = Instant::now();
                     if let Err(error) = run_one(lab, &next, start) {
                         locked(&failures).push((next.name, error));

@@ -1,29 +1,12 @@
-//! The rounds, each a story of a dozen lines.
+//! The main job on each kernel, by each way.
 
 use anyhow::{Result, ensure};
 
+use super::scenarios;
 use crate::cache::KernelLine::{self, V6_1, V6_12, V7};
 use crate::lab::{BUSYBOX_CAPTURE, Lab};
 use crate::machine::{GIB, MIB};
 use crate::product::By;
-
-/// A story that must come true.
-#[derive(Clone, Copy)]
-pub struct Scenario {
-    /// Its name on the command line and of its directory.
-    pub name: &'static str,
-    /// What it shows.
-    pub about: &'static str,
-    /// Lets it happen.
-    pub run: fn(&Lab, &str) -> Result<()>,
-}
-
-macro_rules! scenarios {
-    ($($name:ident: $about:literal,)*) => {
-        /// All of them, in the order to run them in.
-        pub const ALL: &[Scenario] = &[$(Scenario { name: stringify!($name), about: $about, run: $name },)*];
-    };
-}
 
 scenarios! {
     control: "kexec-tools and a busybox capture on 6.12: the lab itself can be trusted",

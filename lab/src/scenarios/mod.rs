@@ -1,0 +1,35 @@
+//! The stories that must come true, in the order to run them in.
+
+use anyhow::Result;
+
+use crate::lab::Lab;
+
+mod flips;
+mod personality;
+mod refusals;
+mod rounds;
+
+/// A story that must come true.
+#[derive(Clone, Copy)]
+pub struct Scenario {
+    /// Its name on the command line and of its directory.
+    pub name: &'static str,
+    /// What it shows.
+    pub about: &'static str,
+    /// Lets it happen; takes the lab and the scenario's name.
+    pub run: fn(&Lab, &str) -> Result<()>,
+}
+
+/// All of them.
+pub fn all() -> Vec<Scenario> {
+    [rounds::ALL, refusals::ALL, flips::ALL, personality::ALL].concat()
+}
+
+/// Makes the table `ALL` of a module: each function that is a story, and what it shows.
+macro_rules! scenarios {
+    ($($name:ident: $about:literal,)*) => {
+        pub(super) const ALL: &[super::Scenario] =
+            &[$(super::Scenario { name: stringify!($name), about: $about, run: $name },)*];
+    };
+}
+use scenarios;

@@ -1,0 +1,124 @@
+//! The table of kexec command lines, run by Debian's kexec-tools and by hotdump in the same guest.
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::scenarios;
+use crate::cache::KernelLine::{self, V6_1, V6_12};
+use crate::guest::Guest;
+use crate::lab::{BUSYBOX_CAPTURE, Lab};
+
+#[path = "../../../crates/hotdump/tests/personality_case/mod.rs"]
+mod personality_case;
+use personality_case::{Case, table};
+
+scenarios! {
+    personality: "kexec command lines mean to hotdump what they mean to kexec-tools",
+    personality_unreserved: "the same without a crash reservation",
+    personality_6_1: "the same without crash hotplug",
+}
+
+const THEIRS: &str = "/usr/sbin/kexec";
+const OURS: &str = "/opt/hotdump/kexec";
+const CMDLINE: &str = "console=ttyS0 panic=-1 nr_cpus=1 reset_devices irqpoll acpi_no_memhotplug";
+
+fn personality(lab: &Lab, name: &str) -> Result<()> {
+    run_cases(lab, name, V6_12, Some("256M"), &["any", "empty", "loaded"])
+}
+
+fn personality_unreserved(lab: &Lab, name: &str) -> Result<()> {
+    run_cases(lab, name, V6_12, None, &["unreserved"])
+}
+
+fn personality_6_1(lab: &Lab, name: &str) -> Result<()> {
+    run_cases(lab, name, V6_1, Some("256M"), &["no-hotplug"])
+}
+
+/// Runs the cases for machines in one of `states`.
+fn run_cases(
+    lab: &Lab,
+    name: &str,
+    line: KernelLine,
+    reservation: Option<&str>,
+    states: &[&str],
+) -> Result<()> {
+    let plan = lab.guest(name, line)?.busybox_capture();
+    let plan = reservation.map_or(plan.clone().no_crashkernel(), |value| plan.crashkernel(value));
+    let mut guest = plan.boot()?;
+    guest.shell("mkdir -p /opt/hotdump && ln -s /usr/bin/hotdump /opt/hotdump/kexec")?.ok()?;
+    guest
+        .shell("head -c 102400 /dev/zero > /tmp/garbage; head -c 65536 /boot/vmlinuz-* > /tmp/truncated")?
+        .ok()?;
+    let cases: Vec<Case> = table().into_iter().filter(|case| states.contains(&case.state.as_str())).collect();
+    ensure!(!cases.is_empty(), "no case for {states:?}");
+    let mut faults = Vec::new();
+    for case in &cases {
+        for program in [THEIRS, OURS] {
+            if let Some(fault) = run_case(&mut guest, case, program)? {
+                guest.say(&fault);
+                faults.push(fault);
+            }
+        }
+    }
+    guest.say(format!("{} command lines, each by both programs", cases.len()));
+    for case in &cases {
+        if let Some(reason) = &case.reason {
+            guest.say(format!("meant to differ: {}: {reason}", case.name));
+        }
+    }
+    if !faults.is_empty() {
+        bail!("{} faults:\n{}", faults.len(), faults.join("\n"));
+    }
+    Ok(())
+}
+
+fn run_case(guest: &mut Guest, case: &Case, program: &str) -> Result<Option<String>> {
+    if case.state != "unreserved" {
+        bring_to(guest, if case.state == "loaded" { "loaded" } else { "empty" })?;
+    }
+    let kernel = format!("/boot/vmlinuz-{}", guest.kernel.release);
+    let fill = |text: &str| {
+        text.replace("{kernel}", &kernel)
+            .replace("{initrd}", BUSYBOX_CAPTURE)
+            .replace("{garbage}", "/tmp/garbage")
+            .replace("{truncated}", "/tmp/truncated")
+            .replace("{missing}", "/tmp/missing")
+            .replace("{cmdline}", CMDLINE)
+    };
+    let argv = std::iter::once(program.to_owned()).chain(case.args.iter().map(|argument| fill(argument)));
+    let outcome = guest.run(argv)?;
+    let ran = &outcome.ran;
+    // As a shell tells of a signal.
+    let code = ran.code.or(ran.signal.map(|signal| 128 + signal));
+    let mut fault = case.fault(program == OURS, fill, (code, &ran.stdout, &ran.stderr));
+    if let (None, Some(after)) = (&fault, &case.after) {
+        let found = image_state(guest)?;
+        fault = (found != *after).then(|| format!("the crash image is then {found}, expected {after}"));
+    }
+    Ok(fault.map(|fault| format!("{} by {program}: {fault}\n{outcome}", case.name)))
+}
+
+fn image_state(guest: &mut Guest) -> Result<&'static str> {
+    match guest.read_text("/sys/kernel/kexec_crash_loaded")?.as_str() {
+        "0" => Ok("empty"),
+        "1" => Ok("loaded"),
+        other => bail!("/sys/kernel/kexec_crash_loaded is {other:?}"),
+    }
+}
+
+/// Loads or unloads by kexec-tools, so that both programs begin alike.
+fn bring_to(guest: &mut Guest, wanted: &str) -> Result<()> {
+    if guest.read_text("/sys/kernel/kexec_loaded")? == "1" {
+        guest.run([THEIRS, "-u"])?.ok().context("unloading the normal image")?;
+    }
+    if image_state(guest)? == wanted {
+        return Ok(());
+    }
+    if wanted == "empty" {
+        guest.run([THEIRS, "-p", "-u"])?.ok()?;
+        return Ok(());
+    }
+    let kernel = format!("/boot/vmlinuz-{}", guest.kernel.release);
+    let initrd = format!("--initrd={BUSYBOX_CAPTURE}");
+    guest.run([THEIRS, "-s", "-p", &kernel, &initrd, &format!("--append={CMDLINE}")])?.ok()?;
+    Ok(())
+}
