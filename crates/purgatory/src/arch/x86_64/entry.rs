@@ -35,7 +35,10 @@ unsafe extern "C" fn purgatory_run(block: *const [u8; PARAMS_SIZE]) -> Entry {
 /// code that the CPU pushed first, `address` the page fault address.
 #[unsafe(no_mangle)]
 extern "C" fn purgatory_exception(vector: u64, at: u64, address: u64) -> ! {
-    panic!("exception {vector}, {at:#x}, cr2 {address:#x}")
+    crate::refuse(
+        super::Serial::COMMON,
+        format_args!("CPU exception {vector}, {at:#x}, address {address:#x}"),
+    )
 }
 
 // Labels local to this file start with .L; the three global ones are the entry, the parameter block that the loader
