@@ -39,7 +39,7 @@ bench: cc
 
 install: build
 	install -Dm755 target/dist/$(ARCH)/hotdump $(DESTDIR)$(PREFIX)/sbin/hotdump
-	install -Dm644 dist/hotdump.service $(DESTDIR)$(PREFIX)/lib/systemd/system/hotdump.service
+	for unit in dist/*.service; do install -Dm644 $$unit $(DESTDIR)$(PREFIX)/lib/systemd/system/$${unit##*/}; done
 	install -Dm644 dist/98-hotdump.rules $(DESTDIR)$(PREFIX)/lib/udev/rules.d/98-hotdump.rules
 	for page in docs/man/*.8; do install -Dm644 $$page $(DESTDIR)$(PREFIX)/share/man/man8/$${page##*/}; done
 
