@@ -1,5 +1,6 @@
 //! A running guest: what the host can ask of it and do to it.
 
+use std::cell::OnceCell;
 use std::fmt;
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
@@ -15,6 +16,7 @@ pub use lab_agent::State;
 use lab_agent::{Answer, Manifest, Ran, Request, Run};
 
 use crate::cache::Kernel;
+use crate::dump::Dump;
 use crate::machine::{MANIFEST_DISK, MIB, Paths};
 use crate::qmp::Qmp;
 use crate::say::Teller;
@@ -57,6 +59,7 @@ pub struct Crashed {
     pub took: Duration,
     /// Says what goes on.
     pub tell: Teller,
+    pub(crate) dump: OnceCell<Dump>,
 }
 
 impl Guest {
@@ -233,7 +236,15 @@ impl Guest {
         self.say(format!("the machine ended {:.1} s after the crash", took.as_secs_f64()));
         let manifest = if manifest { Some(self.read_manifest()?) } else { None };
         let hot_added = new_blocks(&self.at_boot, &before);
-        Ok(Crashed { paths: self.paths.clone(), before, hot_added, manifest, took, tell: self.tell.clone() })
+        Ok(Crashed {
+            paths: self.paths.clone(),
+            before,
+            hot_added,
+            manifest,
+            took,
+            tell: self.tell.clone(),
+            dump: OnceCell::new(),
+        })
     }
 
     /// Flips one bit of the byte at a physical address, from outside. Only where the plan said `memory_in_file`.

@@ -180,9 +180,13 @@ impl Plan<'_> {
 }
 
 impl Crashed {
-    /// Takes the dump off the dump disk.
-    pub fn dump(&self) -> Result<Dump> {
-        Dump::take(&self.paths.dump_disk(), &self.paths.dir.join("dump"))
+    /// The dump; the first call takes it off the dump disk.
+    pub fn dump(&self) -> Result<&Dump> {
+        if let Some(dump) = self.dump.get() {
+            return Ok(dump);
+        }
+        let dump = Dump::take(&self.paths.dump_disk(), &self.paths.dir.join("dump"))?;
+        Ok(self.dump.get_or_init(|| dump))
     }
 
     /// Takes the dump and compares every page of the manifest with it.
