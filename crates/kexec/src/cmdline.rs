@@ -48,11 +48,10 @@ pub struct Overrides<'a> {
 pub const DEFAULTS: [&str; 4] = ["nr_cpus=1", "reset_devices", "irqpoll", "acpi_no_memhotplug"];
 
 /// Parameters of the running kernel that must not reach a capture kernel, with the reason.
-///
-/// A name that ends in `.` stands for every parameter that starts so.
-pub const REMOVED: [(&str, &str); 25] = [
+pub const REMOVED: [(&str, &str); 26] = [
     ("BOOT_IMAGE", "names the kernel that the boot loader started, not this one"),
     ("initrd", "names the boot loader's file"),
+    ("rdinit", "names a program of the running system's initramfs, not of the capture initramfs"),
     ("crashkernel", "the capture kernel lives in the reservation and has no memory to reserve"),
     ("elfcorehdr", "is added by the loader with the new address"),
     ("cma", "reserves memory that the capture kernel does not have"),
