@@ -90,8 +90,7 @@ impl Guest {
         };
         let agent = BufReader::new(agent);
         let mut guest = Guest { kernel, paths, at_boot: nothing, qemu, qmp, agent, tell, dimms: 0 };
-        let answer = guest.answer(patience(120)).context("waiting for the guest to boot")?;
-        let Answer::Ready { release } = answer else { bail!("the agent greets with {answer:?}") };
+        let release = guest.greeting(patience(150)).context("waiting for the guest to boot")?;
         ensure!(
             release == guest.kernel.release,
             "the guest runs {release} instead of {}",
@@ -315,17 +314,37 @@ impl Guest {
         }
     }
 
-    fn answer(&mut self, limit: Duration) -> Result<Answer> {
+    /// Waits for the agent's first line. UEFI firmware writes its own to the same port before.
+    fn greeting(&mut self, limit: Duration) -> Result<String> {
         let deadline = Instant::now() + limit;
+        loop {
+            let line = self.line(deadline)?;
+            if let Ok(Answer::Ready { release }) = serde_json::from_slice(&line) {
+                return Ok(release);
+            }
+        }
+    }
+
+    fn answer(&mut self, limit: Duration) -> Result<Answer> {
+        let line = self.line(Instant::now() + limit)?;
+        serde_json::from_slice(&line)
+            .with_context(|| format!("the agent said {}", String::from_utf8_lossy(&line)))
+    }
+
+    fn line(&mut self, deadline: Instant) -> Result<Vec<u8>> {
         let mut line = Vec::new();
         loop {
             self.agent.get_ref().set_read_timeout(Some(Duration::from_millis(500)))?;
             match self.agent.read_until(b'\n', &mut line) {
                 Ok(0) => bail!("the guest ended; its last words: {}", last_line(&self.console()?)),
-                Ok(_) if line.ends_with(b"\n") => break,
+                Ok(_) if line.ends_with(b"\n") => return Ok(line),
                 Ok(_) => {}
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                    ensure!(Instant::now() < deadline, "no answer in {} s", limit.as_secs());
+                    ensure!(
+                        Instant::now() < deadline,
+                        "no answer in time; last on the console: {}",
+                        last_line(&self.console()?)
+                    );
                 }
                 Err(error) => return Err(error).context("reading the agent's answer"),
             }

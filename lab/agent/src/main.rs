@@ -36,6 +36,8 @@ fn serve() -> Result<()> {
     quieten_memory();
     let mut port = open_port()?;
     let mut lines = BufReader::new(port.try_clone()?);
+    // Firmware may have left an unfinished line at the port.
+    port.write_all(b"\n").context("greeting")?;
     reply(&mut port, &Answer::Ready { release: read_text("/proc/sys/kernel/osrelease")? })?;
     let mut filled = None;
     loop {
