@@ -39,7 +39,7 @@ pub(crate) fn size(bytes: u64) -> String {
         if bytes >= unit {
             let tenths = u128::from(bytes) * 10 / u128::from(unit);
             return match tenths % 10 {
-                0 if bytes % unit == 0 => format!("{} {name}", tenths / 10),
+                0 if bytes.is_multiple_of(unit) => format!("{} {name}", tenths / 10),
                 tenth => format!("{}.{tenth} {name}", tenths / 10),
             };
         }

@@ -22,7 +22,7 @@ const OURS: &str = "/opt/hotdump/kexec";
 const CMDLINE: &str = "console=ttyS0 panic=-1 nr_cpus=1 reset_devices irqpoll acpi_no_memhotplug";
 
 fn personality(lab: &Lab, name: &str) -> Result<()> {
-    run_cases(lab, name, V6_12, Some("256M"), &["any", "empty", "loaded"])
+    run_cases(lab, name, V6_12, Some("256M"), &["any", "empty", "loaded", "hotplug"])
 }
 
 fn personality_unreserved(lab: &Lab, name: &str) -> Result<()> {

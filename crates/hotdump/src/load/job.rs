@@ -44,16 +44,18 @@ pub(crate) struct Job {
     pub(crate) mem_max: Option<PhysAddr>,
 }
 
+const GONE: &str = "\nThe image that was loaded before is gone: a crash now would leave no dump";
+
 /// Why an image was not loaded, or not as asked.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LoadError {
     #[error("cannot read the {what} {}: {source}", path.display())]
     File { what: &'static str, path: PathBuf, source: io::Error },
-    #[error("{}{source}", if matches!(source, PlanError::Image(_)) { format!("{}: ", kernel.display()) } else { String::new() })]
+    #[error("cannot load {}: {source}", kernel.display())]
     Plan { kernel: PathBuf, source: PlanError },
     #[error(transparent)]
     Lock(#[from] LockError),
-    #[error("{source}{}", if *disarmed { "\nThe image that was loaded before is gone: a crash now would leave no dump" } else { "" })]
+    #[error("{source}{}", if *disarmed { GONE } else { "" })]
     Syscall { source: SyscallError, disarmed: bool },
     #[error(
         "the image is loaded, but the kernel does not keep it current (crash_hotplug says {found}): load again whenever \
@@ -141,7 +143,7 @@ impl Contents {
 /// Checks made, nothing changed yet: one system call is left.
 #[derive(Debug)]
 pub(crate) enum Plan<'a> {
-    Load(CrashPlan<'a>),
+    Load(Box<CrashPlan<'a>>),
     File(FileLoadPlan<'a>),
 }
 
@@ -156,7 +158,7 @@ impl<'a> Plan<'a> {
             mem_min: job.mem_min,
             mem_max: job.mem_max,
         };
-        plan_crash(host, &request).map(Self::Load).map_err(|source| job.failed(source))
+        plan_crash(host, &request).map(|plan| Self::Load(Box::new(plan))).map_err(|source| job.failed(source))
     }
 
     /// Plans an image by kexec_file_load.

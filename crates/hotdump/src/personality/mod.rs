@@ -144,17 +144,23 @@ impl Work {
 
     fn unload(&self, host: &Host) -> Result<(), Failure> {
         let _lock = take_lock().map_err(|error| Failure::new(code::FAILED, error.to_string()))?;
-        let outcome = match self.target() {
-            Target::Crash => unload_crash_image(host, self.syscall),
-            Target::Normal => load::unload(host, Target::Normal, self.syscall),
+        let by = |choice| match self.target() {
+            Target::Crash => unload_crash_image(host, choice),
+            Target::Normal => load::unload(host, Target::Normal, choice),
         };
-        outcome.map_err(|error| match self.syscall {
-            SyscallChoice::File if has_no_file_load(&error) => no_file_load(&error),
-            SyscallChoice::File => {
-                Failure::new(code::FAILED, format!("kexec_file_load(unload) failed: {error}"))
+        if self.syscall != SyscallChoice::Load {
+            match by(SyscallChoice::File) {
+                Err(error) if !has_no_file_load(&error) => {
+                    let text = format!("kexec_file_load(unload) failed: {error}");
+                    return Err(Failure::new(code::FAILED, text));
+                }
+                Err(error) if self.syscall == SyscallChoice::File => return Err(no_file_load(&error)),
+                Err(_) => {}
+                Ok(()) => return Ok(()),
             }
-            _ => Failure::new(code::FAILED, format!("kexec unload failed: {error}")),
-        })
+        }
+        by(SyscallChoice::Load)
+            .map_err(|error| Failure::new(code::FAILED, format!("kexec unload failed: {error}")))
     }
 
     fn load(&self, host: &Host) -> Result<(), Failure> {
@@ -170,24 +176,19 @@ impl Work {
             mem_max: self.mem_max,
         };
         let files = Files::open(&job).map_err(|error| self.failure(error))?;
-        if let Some(kind) =
-            self.kernel_type.as_deref().filter(|kind| !["bzImage", "bzImage64"].contains(kind))
-        {
-            return Err(Failure::new(code::FAILED, format!("Unsupported kernel type {kind}")));
-        }
         let _lock = take_lock().map_err(|error| self.failure(error))?;
         let done = match (self.target(), self.syscall) {
             (Target::Normal, SyscallChoice::Load) => {
                 let text = "kexec_load failed: only crash kernels are loaded by kexec_load: use -s with -l";
                 return Err(Failure::new(code::FAILED, text));
             }
-            (Target::Crash, SyscallChoice::Load) => self.by_load(host, &job, &files),
+            (Target::Crash, SyscallChoice::Load) => return self.by_load(host, &job, &files),
             (target, SyscallChoice::File) => self.by_file(host, &job, &files, target),
             (Target::Normal, SyscallChoice::Auto) => self.by_file(host, &job, &files, Target::Normal),
             (Target::Crash, SyscallChoice::Auto) => match self.by_file(host, &job, &files, Target::Crash) {
                 Err(error) if has_no_file_load(&error) => {
                     eprintln!("{error}\nTrying kexec_load");
-                    self.by_load(host, &job, &files)
+                    return self.by_load(host, &job, &files);
                 }
                 outcome => outcome,
             },
@@ -195,11 +196,29 @@ impl Work {
         done.map_err(|error| self.failure(error))
     }
 
-    fn by_load(&self, host: &Host, job: &Job, files: &Files) -> Result<(), LoadError> {
-        let contents = Contents::read(files)?;
-        let plan = Plan::by_load(host, job, &contents)?;
-        self.tell(&plan);
-        load_and_record(host, job, &plan).map(drop)
+    fn by_load(&self, host: &Host, job: &Job, files: &Files) -> Result<(), Failure> {
+        self.check_type()?;
+        let load = || {
+            let contents = Contents::read(files)?;
+            let plan = Plan::by_load(host, job, &contents)?;
+            self.tell(&plan);
+            load_and_record(host, job, &plan)
+        };
+        load().map(drop).map_err(|error| self.failure(error))
+    }
+
+    /// Whether the type of kernel is one that is loaded here; by kexec_file_load the kernel finds out by itself.
+    fn check_type(&self) -> Result<(), Failure> {
+        const OTHERS: [&str; 7] =
+            ["multiboot2-x86", "elf-x86_64", "multiboot-x86", "elf-x86", "beoboot-x86", "nbi-x86", "uki"];
+        let text = match self.kernel_type.as_deref() {
+            None | Some("bzImage" | "bzImage64") => return Ok(()),
+            Some(kind) if OTHERS.contains(&kind) => {
+                format!("Wrong file type {kind}: only bzImage is supported")
+            }
+            Some(kind) => format!("Unsupported kernel type {kind}"),
+        };
+        Err(Failure::new(code::FAILED, text))
     }
 
     fn by_file(&self, host: &Host, job: &Job, files: &Files, target: Target) -> Result<(), LoadError> {
@@ -278,11 +297,8 @@ impl Work {
                 code::FAILED,
                 format!("Cannot determine the file type of {}\n{error}", self.kernel_name()),
             ),
-            LoadError::Plan { source: PlanError::TooSmall { size, .. }, .. } => {
-                let code = if by_load { code::FATAL } else { code::FAILED };
-                let text = format!("Could not find a free area of memory of {size:#x} bytes...\n{error}");
-                Failure::new(code, text)
-            }
+            LoadError::Plan { source: PlanError::TooSmall { size, .. }, .. } => self.no_room(*size, &error),
+            LoadError::Plan { source: PlanError::EmptyWindow { .. }, .. } => self.no_room(1, &error),
             LoadError::Plan { source: PlanError::Refused(refusal), .. } => self.refused(refusal),
             LoadError::Plan { .. } => {
                 Failure::new(code::FAILED, format!("{error}\nCannot load {}", self.kernel_name()))
@@ -294,6 +310,12 @@ impl Work {
                 Failure::new(code::FAILED, error.to_string())
             }
         }
+    }
+
+    /// kexec-tools finds out by itself with `-c`, and fails in the system call otherwise: the codes differ.
+    fn no_room(&self, size: u64, error: &LoadError) -> Failure {
+        let code = if self.syscall == SyscallChoice::Load { code::FATAL } else { code::FAILED };
+        Failure::new(code, format!("Could not find a free area of memory of {size:#x} bytes...\n{error}"))
     }
 
     /// The system call would fail: told in the words in which it would.

@@ -132,6 +132,6 @@ pub(crate) const OPTIONS: &[Row] = &[
     image("dtb", Arg::Value("FILE"), Opt::Refused, "x86 kernels loaded here take no device tree"),
     image("module", Arg::Value("STRING"), Opt::Refused, "multiboot kernels are not supported"),
     image("args-elf", Arg::None, Opt::Refused, "ELF kernels are not supported"),
-    image("args-linux", Arg::None, Opt::Refused, "ELF kernels are not supported"),
+    image("args-linux", Arg::None, Opt::Satisfied, "pass a command line as Linux takes it (it always is)"),
     image("args-none", Arg::None, Opt::Refused, "ELF kernels are not supported"),
 ];
