@@ -6,9 +6,15 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::load::LoadError;
+use crate::text::tell;
 use crate::{capture, exit, initramfs, load, status, verify};
 
 /// kdump that stays true over CPU and memory hotplug
+///
+/// Loads a crash kernel, keeps what it knows of the machine current, checks that a dump taken now would be complete, and,
+/// in the crash kernel, saves the dump.
+///
+/// Called by the name kexec it takes the options that kdump scripts pass to kexec-tools: see `kexec --help`.
 #[derive(Debug, Parser)]
 #[command(name = "hotdump", version, after_help = exit::TABLE, max_term_width = 100)]
 struct Cli {
@@ -71,11 +77,11 @@ fn finish(outcome: anyhow::Result<u8>) -> u8 {
     };
     match error.downcast::<LoadError>() {
         Ok(expected) => {
-            eprintln!("hotdump: {expected}");
+            tell(format_args!("hotdump: {expected}"));
             expected.exit_code()
         }
         Err(other) => {
-            eprintln!("hotdump: {other:#}");
+            tell(format_args!("hotdump: {other:#}"));
             exit::FAILED
         }
     }

@@ -47,10 +47,17 @@ pub(crate) struct Record {
 /// The random name of a load.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Identity {
-    /// Sixteen bytes.
-    pub(crate) bytes: [u8; 16],
+    /// Its sixteen bytes in hex.
+    pub(crate) name: String,
     /// Where they lie in reserved memory.
     pub(crate) at: PhysAddr,
+}
+
+impl Identity {
+    /// The name that sixteen bytes make.
+    pub(crate) fn name(bytes: [u8; 16]) -> String {
+        format!("{:032x}", u128::from_be_bytes(bytes))
+    }
 }
 
 /// The record, or the lock beside it, could not be used.
@@ -127,7 +134,9 @@ impl Record {
     pub(crate) fn is_in_memory(&self, host: &Host, memory: &impl Memory) -> bool {
         let Some(identity) = &self.identity else { return false };
         let mut bytes = [0; 16];
-        self.is_of_this_boot(host) && memory.read(identity.at, &mut bytes).is_ok() && bytes == identity.bytes
+        self.is_of_this_boot(host)
+            && memory.read(identity.at, &mut bytes).is_ok()
+            && Identity::name(bytes) == identity.name
     }
 }
 
@@ -146,7 +155,7 @@ mod tests {
         Record {
             boot_id: "5f8b".to_owned(),
             syscall: Call::KexecLoad,
-            identity: Some(Identity { bytes: [7; 16], at: PhysAddr(0x3fff_0010) }),
+            identity: Some(Identity { name: Identity::name([7; 16]), at: PhysAddr(0x3fff_0010) }),
             header: PhysRange::new(PhysAddr(0x3fff_1000), PhysAddr(0x4000_0000)),
             kernel: "/boot/vmlinuz".into(),
             initrd: None,

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::exit;
 use crate::record::{self, Record};
-use crate::text::{Range, print_json, size};
+use crate::text::{Range, print, print_json, size};
 use crate::verify;
 
 /// Options of `hotdump status`.
@@ -61,7 +61,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     if args.json {
         print_json(&status)?;
     } else {
-        print!("{}", status.text());
+        print(status.text())?;
     }
     Ok(match status.loaded {
         Some(true) => exit::OK,

@@ -1,5 +1,9 @@
 //! How ranges and sizes are shown: the same words in every command.
 
+use std::fmt::Display;
+use std::io::{ErrorKind, Write as _};
+
+use anyhow::Context as _;
 use elfcorehdr::PhysRange;
 use serde::Serialize;
 
@@ -25,7 +29,7 @@ impl Serialize for Range {
     }
 }
 
-impl std::fmt::Display for Range {
+impl Display for Range {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} ({})", self.0, size(self.0.len()))
     }
@@ -52,15 +56,32 @@ pub(crate) fn counted(count: usize, noun: &str) -> String {
     if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
 }
 
+/// Prints `text`, lines ended, on standard output.
+///
+/// # Errors
+/// It could not be written. A reader that went away (`hotdump status | head -1`) has what it wanted.
+pub(crate) fn print(text: impl Display) -> anyhow::Result<()> {
+    match std::io::stdout().write_all(text.to_string().as_bytes()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(error).context("writing to standard output")
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Prints `value` as JSON on standard output.
+///
+/// # Errors
+/// As [`print`].
 pub(crate) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
-    use std::io::Write as _;
+    let text = serde_json::to_string_pretty(value).context("writing JSON")?;
+    print(format_args!("{text}\n"))
+}
 
-    use anyhow::Context as _;
-
-    let mut out = std::io::stdout().lock();
-    serde_json::to_writer_pretty(&mut out, value).context("writing JSON to standard output")?;
-    writeln!(out).context("writing JSON to standard output")
+/// Prints a line on standard error. Where nobody listens there is nobody to tell, and no reason to stop half-way
+/// through a load, as `eprintln!` would.
+pub(crate) fn tell(line: impl Display) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 #[cfg(test)]

@@ -240,7 +240,7 @@ impl<'a> Plan<'a> {
         let facts = self.facts();
         let identity = facts.and_then(|facts| {
             let at = facts.purgatory_params.checked_add(IDENTITY_OFFSET)?;
-            Some(Identity { bytes: facts.identity, at })
+            Some(Identity { name: Identity::name(facts.identity), at })
         });
         Some(Record {
             boot_id: host.boot_id().ok()?,

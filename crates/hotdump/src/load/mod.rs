@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::exit;
 use crate::lock::{self, Lock};
 use crate::record::{self, Record};
-use crate::text::print_json;
+use crate::text::{print, print_json, tell};
 
 use job::confirm_hotplug;
 pub(crate) use job::{Contents, Files, Job, LoadError, Plan, SyscallChoice, unload};
@@ -169,7 +169,7 @@ pub(crate) fn run_unload(args: &UnloadArgs) -> anyhow::Result<u8> {
 pub(crate) fn unload_crash_image(host: &Host, by: SyscallChoice) -> Result<(), LoadError> {
     job::unload(host, Target::Crash, by)?;
     if let Err(error) = Record::remove(record::DIR) {
-        eprintln!("hotdump: warning: {error}");
+        tell(format_args!("hotdump: warning: {error}"));
     }
     Ok(())
 }
@@ -188,7 +188,7 @@ pub(crate) fn load_and_record(
     let confirmed = if job.hotplug { Some(confirm_hotplug(host)) } else { None };
     // The image is loaded whatever the file system says: status and verify find it without the record too.
     if let Some(Err(error)) = plan.record(host, job).map(|record| record.write(record::DIR)) {
-        eprintln!("hotdump: warning: {error}");
+        tell(format_args!("hotdump: warning: {error}"));
     }
     confirmed.transpose()
 }
@@ -243,14 +243,14 @@ impl Args {
         because: Option<String>,
     ) -> Result<u8, LoadError> {
         for warning in plan.warnings() {
-            eprintln!("hotdump: warning: {warning}");
+            tell(format_args!("hotdump: warning: {warning}"));
         }
         if !self.json && (self.dry_run || self.verbose) {
-            print!("{}", plan.describe());
+            warn_unless(print(plan.describe()));
         }
         let crash_hotplug = match self.load_unless_dry(host, job, plan) {
             Err(error @ LoadError::NotCurrent { .. }) if self.hotplug == HotplugChoice::Auto => {
-                eprintln!("hotdump: warning: {error}");
+                tell(format_args!("hotdump: warning: {error}"));
                 None
             }
             outcome => outcome?,
@@ -272,15 +272,9 @@ impl Args {
 }
 
 impl Report<'_> {
-    /// A closed standard output does not undo a load, so it is no failure here.
+    /// A report that cannot be printed does not undo a load, so it is no failure here.
     fn print(&self, json: bool) {
-        if json {
-            if let Err(error) = print_json(self) {
-                eprintln!("hotdump: warning: {error:#}");
-            }
-            return;
-        }
-        println!("{self}");
+        warn_unless(if json { print_json(self) } else { print(format_args!("{self}\n")) });
     }
 }
 
@@ -300,6 +294,12 @@ impl std::fmt::Display for Report<'_> {
             f.write_str("; the kernel keeps it current")?;
         }
         Ok(())
+    }
+}
+
+fn warn_unless(printed: anyhow::Result<()>) {
+    if let Err(error) = printed {
+        tell(format_args!("hotdump: warning: {error:#}"));
     }
 }
 

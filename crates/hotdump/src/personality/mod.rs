@@ -19,6 +19,7 @@ use crate::load::{
     self, Contents, Files, Job, LoadError, Plan, SyscallChoice, load_and_record, take_lock,
     unload_crash_image,
 };
+use crate::text::{print, tell};
 use request::{Request, UsageError, Work};
 
 /// Exit codes of kexec-tools 2.0.32.
@@ -61,23 +62,24 @@ pub(crate) fn run(args: Vec<OsString>) -> u8 {
     match perform(args, &Host::live()) {
         Ok(code) => code,
         Err(failure) => {
-            eprintln!("{}", failure.text);
-            if failure.help {
-                print!("{}", help());
-            }
+            tell(&failure.text);
+            // The list after a mistake is a courtesy.
+            let _ = if failure.help { print(help()) } else { Ok(()) };
             failure.code
         }
     }
 }
 
 fn perform(args: Vec<String>, host: &Host) -> Result<u8, Failure> {
+    let say =
+        |text: String| print(text).map_err(|error| Failure::new(code::FATAL, format!("kexec: {error:#}")));
     match request::parse(args)? {
-        Request::Help => print!("{}", help()),
-        Request::Version => println!("{VERSION}"),
+        Request::Help => say(help())?,
+        Request::Version => say(format!("{VERSION}\n"))?,
         Request::PrintCkrSize => {
             let reservations =
                 host.reservations().map_err(|error| Failure::new(code::FATAL, error.to_string()))?;
-            println!("{}", reservations.map_or(0, |reservations| reservations.main.len()));
+            say(format!("{}\n", reservations.map_or(0, |reservations| reservations.main.len())))?;
         }
         Request::Status { crash } => {
             let state = host.kexec().map_err(|error| Failure::new(code::FAILED, error.to_string()))?;
@@ -100,7 +102,7 @@ fn help() -> String {
 impl Work {
     fn perform(&self, host: &Host) -> Result<(), Failure> {
         for (option, why) in &self.ignored {
-            eprintln!("kexec: --{option} has no effect: {why}");
+            tell(format_args!("kexec: --{option} has no effect: {why}"));
         }
         if self.load {
             self.check_machine(host)?;
@@ -187,7 +189,7 @@ impl Work {
             (Target::Normal, SyscallChoice::Auto) => self.by_file(host, &job, &files, Target::Normal),
             (Target::Crash, SyscallChoice::Auto) => match self.by_file(host, &job, &files, Target::Crash) {
                 Err(error) if has_no_file_load(&error) => {
-                    eprintln!("{error}\nTrying kexec_load");
+                    tell(format_args!("{error}\nTrying kexec_load"));
                     return self.by_load(host, &job, &files);
                 }
                 outcome => outcome,
@@ -232,9 +234,9 @@ impl Work {
 
     fn tell(&self, plan: &Plan<'_>) {
         if self.debug {
-            eprint!("{}", plan.describe());
+            tell(plan.describe().trim_end());
         } else {
-            plan.warnings().iter().for_each(|warning| eprintln!("kexec: warning: {warning}"));
+            plan.warnings().iter().for_each(|warning| tell(format_args!("kexec: warning: {warning}")));
         }
     }
 

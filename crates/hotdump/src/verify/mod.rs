@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::exit;
 use crate::record::{self, Record};
-use crate::text::{Range, counted, print_json};
+use crate::text::{Range, counted, print, print_json};
 use compare::{Comparison, CpuFact, Facts, Finding, compare};
 use locate::{Found, Headers, ImagePointer};
 
@@ -73,7 +73,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     if args.json {
         print_json(&answer)?;
     } else if !args.quiet {
-        print!("{}", answer.text());
+        print(answer.text())?;
     }
     Ok(answer.verdict.exit_code())
 }
