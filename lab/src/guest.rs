@@ -349,8 +349,6 @@ impl Guest {
                 Err(error) => return Err(error).context("reading the agent's answer"),
             }
         }
-        serde_json::from_slice(&line)
-            .with_context(|| format!("the agent said {}", String::from_utf8_lossy(&line)))
     }
 }
 

@@ -29,10 +29,10 @@ const fn mistake(arguments: &'static [&'static str], code: i32, says: &'static s
 
 /// Arguments of `hotdump load`; the files are made by [`make_bad_files`].
 const MISTAKES: [Mistake; 12] = [
-    mistake(&["--no-initrd", "--kernel", "/tmp/zeros"], 1, "/tmp/zeros: not a bzImage"),
+    mistake(&["--no-initrd", "--kernel", "/tmp/zeros"], 1, "not a bzImage: "),
     mistake(&["--no-initrd", "--kernel", "/tmp/empty"], 1, "/tmp/empty: "),
-    mistake(&["--no-initrd", "--kernel", "/tmp/half"], 1, "/tmp/half: truncated"),
-    mistake(&["--no-initrd", "--kernel", "/tmp/start"], 1, "/tmp/start: truncated"),
+    mistake(&["--no-initrd", "--kernel", "/tmp/half"], 1, "truncated: "),
+    mistake(&["--no-initrd", "--kernel", "/tmp/start"], 1, "truncated: "),
     mistake(&["--no-initrd", "--kernel", "/tmp/ppc64le"], 1, "it is a kernel for"),
     mistake(&["--no-initrd", "--kernel", "/tmp/arm64"], 1, "it is a kernel for"),
     mistake(
