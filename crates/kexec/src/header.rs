@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use elfcorehdr::{Contents, Load, Note, PhysRange};
 use host::Host;
 
+use crate::absent;
 use crate::arch;
 use crate::error::{PlanError, Refusal};
 use crate::layout::Space;
@@ -125,20 +126,24 @@ struct Notes {
 }
 
 impl Notes {
-    /// The kernel tells where the registers of present CPUs are saved. A note has to point to real memory, and one that is
-    /// not filled to zeros: the notes of absent CPUs point to zeros in an area of our own, which is taken from `space`.
+    /// The kernel tells where the registers of present CPUs are saved; those of absent ones are worked out where that can
+    /// be done for certain. A note has to point to real memory, and one that is not filled to zeros: what is left points to
+    /// zeros in an area of our own, which is taken from `space`.
     fn new(host: &Host, possible: &[u32], space: &mut Space) -> Result<Self, PlanError> {
         let known: Vec<Option<Note>> =
             possible.iter().map(|cpu| host.crash_notes(*cpu)).collect::<Result<_, _>>()?;
+        if let Some(notes) = known.iter().copied().collect() {
+            return Ok(Self { notes, absent: Vec::new(), zeros: None });
+        }
+        if let Some(notes) = absent::notes(host, possible, &known) {
+            return Ok(Self { notes, absent: Vec::new(), zeros: None });
+        }
         let size = known.iter().flatten().map(|note| note.size).max().unwrap_or(arch::CRASH_NOTES_SIZE);
-        let absent: Vec<u32> =
+        let zeros = space.take_high(SegmentKind::AbsentNotes.name(), size, arch::PAGE, None)?;
+        let own = Note { paddr: zeros.start(), size };
+        let absent =
             possible.iter().zip(&known).filter(|(_, note)| note.is_none()).map(|(cpu, _)| *cpu).collect();
-        let zeros = match absent.as_slice() {
-            [] => None,
-            _ => Some(space.take_high(SegmentKind::AbsentNotes.name(), size, arch::PAGE, None)?),
-        };
-        let own = zeros.map(|zeros| Note { paddr: zeros.start(), size });
-        let notes = known.into_iter().filter_map(|note| note.or(own)).collect();
-        Ok(Self { notes, absent, zeros })
+        let notes = known.into_iter().map(|note| note.unwrap_or(own)).collect();
+        Ok(Self { notes, absent, zeros: Some(zeros) })
     }
 }

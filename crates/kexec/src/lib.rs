@@ -10,6 +10,7 @@
 //! parameters. Purgatory, which runs between the two kernels, is a program of its own (crate `purgatory`), built and
 //! embedded by this crate's build script.
 
+mod absent;
 mod arch;
 pub mod cmdline;
 mod error;

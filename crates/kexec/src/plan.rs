@@ -152,7 +152,7 @@ pub struct PlanFacts {
     pub hotplug: bool,
     /// Number of CPUs with a note.
     pub cpu_notes: usize,
-    /// CPUs that could be added but are absent: their notes point to zeros until the header is updated.
+    /// Absent CPUs whose save areas could not be worked out: their notes point to zeros until the header is updated.
     pub absent_cpus: Vec<u32>,
     /// Memory that the dump will hold.
     pub memory: Vec<PhysRange>,
@@ -454,7 +454,7 @@ impl fmt::Display for Description<'_> {
         let absent = facts.absent_cpus.len();
         writeln!(
             f,
-            "elfcorehdr: {} CPUs ({absent} absent), {} memory ranges:",
+            "elfcorehdr: {} CPUs ({absent} with zeros for registers), {} memory ranges:",
             facts.cpu_notes,
             facts.memory.len()
         )?;
