@@ -49,7 +49,8 @@ impl Guest {
         let argv = ["hotdump", "load", "--syscall", by, "--initrd", initrd];
         let loaded = self.run(argv.iter().chain(more).copied())?;
         loaded.ok()?;
-        self.say(format!("hotdump load: {:.2} s: {}", loaded.took().as_secs_f64(), loaded.ran.stdout.trim()));
+        let told = if more.contains(&"--json") { "loaded" } else { loaded.ran.stdout.trim() };
+        self.say(format!("hotdump load: {:.2} s: {told}", loaded.took().as_secs_f64()));
         Ok(loaded)
     }
 

@@ -46,7 +46,7 @@ fn run_cases(
     let mut guest = plan.boot()?;
     guest.shell("mkdir -p /opt/hotdump && ln -s /usr/bin/hotdump /opt/hotdump/kexec")?.ok()?;
     guest
-        .shell("yes garbage | head -c 102400 > /tmp/garbage; head -c 65536 /boot/vmlinuz-* > /tmp/truncated")?
+        .shell("head -c 102400 /dev/zero > /tmp/garbage; head -c 65536 /boot/vmlinuz-* > /tmp/truncated")?
         .ok()?;
     let cases: Vec<Case> = table().into_iter().filter(|case| states.contains(&case.state.as_str())).collect();
     ensure!(!cases.is_empty(), "no case for {states:?}");
