@@ -167,15 +167,14 @@ impl<S: ReadAt> Pages<'_, S> {
             match self.kind(number, page, is_bad) {
                 Kind::Data => {
                     pending.get_or_insert(at);
-                    copied.data_pages += 1;
                     continue;
                 }
                 Kind::Zero => copied.zero_pages += 1,
                 Kind::Bad => self.count_bad(at, copied),
             }
-            self.write(bytes, pending.take(), at)?;
+            self.write(bytes, pending.take(), at, copied)?;
         }
-        self.write(bytes, pending, bytes.len())
+        self.write(bytes, pending, bytes.len(), copied)
     }
 
     fn kind(&self, number: usize, page: &[u8], is_bad: &dyn Fn(usize) -> bool) -> Kind {
@@ -197,11 +196,13 @@ impl<S: ReadAt> Pages<'_, S> {
         self.core.address_of(self.offset + at as u64)
     }
 
-    fn write(&self, bytes: &[u8], from: Option<usize>, to: usize) -> io::Result<()> {
-        match from.and_then(|from| Some((from, bytes.get(from..to)?))) {
-            Some((from, data)) => self.dump.write_all_at(data, self.offset + from as u64),
-            None => Ok(()),
+    /// Writes the data pages from `from` up to `to`, if there are any.
+    fn write(&self, bytes: &[u8], from: Option<usize>, to: usize, copied: &mut Copied) -> io::Result<()> {
+        if let Some((from, data)) = from.and_then(|from| Some((from, bytes.get(from..to)?))) {
+            self.dump.write_all_at(data, self.offset + from as u64)?;
+            copied.data_pages += data.len().div_ceil(PAGE) as u64;
         }
+        Ok(())
     }
 
     fn count_bad(&self, at: usize, copied: &mut Copied) {

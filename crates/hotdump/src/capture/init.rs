@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use super::config::{self, Action, Config};
 use super::console::say;
 use super::stall::Watch;
-use super::{exit, overrides, system, target};
+use super::{configuration, exit, system, target};
 
 /// How often the saving process is looked after.
 const LOOK: Duration = Duration::from_millis(100);
@@ -32,32 +32,15 @@ pub(crate) fn init() -> ! {
     }));
     system::mount_basics();
     say!("version {}, saving the crashed kernel", env!("CARGO_PKG_VERSION"));
-    let config = configuration(Path::new(config::PATH));
+    // What is wrong with it is said by the process that saves.
+    let (config, _) = configuration(Path::new(config::PATH));
     load_modules(&config);
     let saved = save(&config);
-    if let Err(error) = system::unmount(Path::new(target::MOUNT_POINT))
-        && !saved
-    {
-        // Saving unmounts when it ends; what it left behind, when it was killed, is synced with the rest.
+    // Saving unmounts when it ends, but not when it is killed.
+    if let Err(error) = system::unmount(Path::new(target::MOUNT_POINT)) {
         say!("the target stays mounted: {error}");
     }
     end(if saved { config.final_action } else { config.failure_action })
-}
-
-/// The configuration; what is wrong with it is printed and left out.
-fn configuration(path: &Path) -> Config {
-    let text = fs::read_to_string(path).map_err(|error| error.to_string());
-    let mut config = text
-        .and_then(|text| Config::parse(&text).map_err(|error| error.to_string()))
-        .unwrap_or_else(|error| {
-            say!("{}: {error}; going on without it", path.display());
-            Config::default()
-        });
-    let command_line = fs::read_to_string("/proc/cmdline").unwrap_or_default();
-    for wrong in overrides::apply(&mut config, &command_line) {
-        say!("{wrong}");
-    }
-    config
 }
 
 /// Loads what the target needs. A module that does not load may be one that the machine does without.
@@ -137,17 +120,6 @@ fn end(action: Action) -> ! {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_broken_configuration_is_no_reason_not_to_go_on() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("capture.toml");
-        assert_eq!(configuration(&path), Config::default());
-        fs::write(&path, "colour = 1").unwrap();
-        assert_eq!(configuration(&path), Config::default());
-        fs::write(&path, "fs = \"xfs\"").unwrap();
-        assert_eq!(configuration(&path).fs.as_deref(), Some("xfs"));
-    }
 
     #[test]
     fn a_process_that_ends_is_seen_to() {

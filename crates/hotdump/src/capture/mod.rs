@@ -17,7 +17,6 @@ mod system;
 mod target;
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 pub(crate) use config::{Action, Config, PATH as CONFIG_PATH, Target};
@@ -32,12 +31,10 @@ use save::Capture;
 /// The image of the machine that runs this; of any other file it is not known whose memory it is.
 const LIVE_IMAGE: &str = "/proc/vmcore";
 
-/// Exit codes of `hotdump capture`.
+/// Exit codes of `hotdump capture`; 1 is a wrong command line, as with every command.
 pub(crate) mod exit {
     /// Log and memory saved whole.
     pub(crate) const SAVED: u8 = 0;
-    /// The command line or the configuration is wrong; nothing was done.
-    pub(crate) const USAGE: u8 = 1;
     /// The kernel log is saved, the memory is not, or only in part (kept as `vmcore.incomplete`).
     pub(crate) const PARTIAL: u8 = 2;
     /// Nothing was saved.
@@ -77,13 +74,17 @@ pub(crate) struct Args {
 ///
 /// Progress and failures go to standard error, the report to standard output where `args.json`.
 pub(crate) fn run(args: &Args) -> u8 {
-    let config = match configuration(args) {
-        Ok(config) => config,
-        Err(error) => {
-            say!("{error}");
-            return exit::USAGE;
-        }
-    };
+    let (mut config, wrong) = configuration(&args.config);
+    // A configuration that is not there is missed only where nothing else says where to save.
+    if args.to.is_none() && args.target.is_none() || args.config.exists() {
+        wrong.iter().for_each(|wrong| say!("{wrong}"));
+    }
+    if let Some(target) = &args.target {
+        config.target = Some(target.clone());
+    }
+    if let Some(path) = &args.path {
+        config.path.clone_from(path);
+    }
     let time = jiff::Timestamp::now();
     let mut capture = Capture::start(time);
     capture_to_target(args, &config, time, &mut capture);
@@ -104,30 +105,18 @@ pub(crate) fn run(args: &Args) -> u8 {
     code
 }
 
-/// The configuration file's values, changed by the kernel's command line, changed by the options.
-fn configuration(args: &Args) -> Result<Config, String> {
-    let explicit = args.to.is_some() || args.target.is_some();
-    let mut config = match fs::read_to_string(&args.config) {
-        Ok(text) => Config::parse(&text).map_err(|error| format!("{}: {error}", args.config.display()))?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound && explicit => Config::default(),
-        Err(error) => {
-            let path = args.config.display();
-            return Err(format!(
-                "cannot read {path}: {error}; without it give --to DIR or --target UUID=..."
-            ));
-        }
+/// The configuration file's values, changed by the kernel's command line, and what is wrong with either: in a capture kernel a
+/// mistake there must not cost the dump.
+fn configuration(path: &Path) -> (Config, Vec<String>) {
+    let text = fs::read_to_string(path).map_err(|error| error.to_string());
+    let parsed = text.and_then(|text| Config::parse(&text).map_err(|error| error.to_string()));
+    let (mut config, mut wrong) = match parsed {
+        Ok(config) => (config, Vec::new()),
+        Err(error) => (Config::default(), vec![format!("{}: {error}; going on without it", path.display())]),
     };
     let command_line = fs::read_to_string("/proc/cmdline").unwrap_or_default();
-    for wrong in overrides::apply(&mut config, &command_line) {
-        say!("{wrong}");
-    }
-    if let Some(target) = &args.target {
-        config.target = Some(target.clone());
-    }
-    if let Some(path) = &args.path {
-        config.path.clone_from(path);
-    }
-    Ok(config)
+    wrong.extend(overrides::apply(&mut config, &command_line));
+    (config, wrong)
 }
 
 fn capture_to_target(args: &Args, config: &Config, time: jiff::Timestamp, capture: &mut Capture) {
@@ -171,5 +160,26 @@ fn print_last_words(words: &LastWords) {
 fn print_report(capture: &Capture) {
     if let Err(error) = crate::text::print_json(capture.report()) {
         say!("cannot print the report: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broken_configuration_is_no_reason_not_to_go_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("capture.toml");
+        for text in [None, Some("colour = 1"), Some("fs = \"xfs\"")] {
+            if let Some(text) = text {
+                fs::write(&path, text).unwrap();
+            }
+            let (config, wrong) = configuration(&path);
+            let fine = text.is_some_and(|text| text.starts_with("fs"));
+            assert_eq!(config.fs.is_some(), fine, "{text:?}");
+            assert_eq!(wrong.is_empty(), fine, "{wrong:?}");
+            assert!(wrong.iter().all(|wrong| wrong.contains("capture.toml")), "{wrong:?}");
+        }
     }
 }

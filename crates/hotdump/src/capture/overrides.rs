@@ -9,17 +9,23 @@ type Set = fn(&mut Config, &str) -> Result<(), String>;
 
 /// What can be set. `-` and `_` in names mean the same, as the kernel has it for its own parameters.
 const SETTINGS: [(&str, Set); 7] = [
-    ("target", |config, value| Ok(config.target = Some(parse(value)?))),
-    ("fs", |config, value| Ok(config.fs = Some(value.to_owned()))),
-    ("path", |config, value| Ok(config.path = parse(value)?)),
-    ("final-action", |config, value| Ok(config.final_action = parse(value)?)),
-    ("failure-action", |config, value| Ok(config.failure_action = parse(value)?)),
-    ("target-wait-seconds", |config, value| Ok(config.target_wait_seconds = parse(value)?)),
-    ("stall-seconds", |config, value| Ok(config.stall_seconds = parse(value)?)),
+    ("target", |config, value| set_some(&mut config.target, value)),
+    ("fs", |config, value| set_some(&mut config.fs, value)),
+    ("path", |config, value| set(&mut config.path, value)),
+    ("final-action", |config, value| set(&mut config.final_action, value)),
+    ("failure-action", |config, value| set(&mut config.failure_action, value)),
+    ("target-wait-seconds", |config, value| set(&mut config.target_wait_seconds, value)),
+    ("stall-seconds", |config, value| set(&mut config.stall_seconds, value)),
 ];
 
-fn parse<T: FromStr<Err: ToString>>(value: &str) -> Result<T, String> {
-    value.parse().map_err(|error: T::Err| error.to_string())
+fn set<T: FromStr<Err: ToString>>(place: &mut T, value: &str) -> Result<(), String> {
+    *place = value.parse().map_err(|error: T::Err| error.to_string())?;
+    Ok(())
+}
+
+fn set_some<T: FromStr<Err: ToString>>(place: &mut Option<T>, value: &str) -> Result<(), String> {
+    *place = Some(value.parse().map_err(|error: T::Err| error.to_string())?);
+    Ok(())
 }
 
 /// Applies the parameters in `command_line` and returns what was wrong with others: in a capture kernel a typing error must

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::report::sync_directory;
 use super::system;
+use super::target::MOUNT_POINT;
 
 /// Kept back in the dump's directory, so that a full disk still takes the report.
 const RESERVE: u64 = 256 << 10;
@@ -56,6 +57,14 @@ impl Place {
     /// The directory.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// The directory as it is to be named to people: on the target, where the target is mounted for the capture only.
+    pub(crate) fn shown(&self) -> PathBuf {
+        match self.dir.strip_prefix(MOUNT_POINT) {
+            Ok(on_target) => Path::new("/").join(on_target),
+            Err(_) => self.dir.clone(),
+        }
     }
 
     /// Makes a file in the directory, for root only.
@@ -150,6 +159,13 @@ mod tests {
         let error = Place::create(root.path(), Path::new("outside/crash"), time()).unwrap_err();
         assert!(error.to_string().contains("outside"), "{error}");
         assert_eq!(fs::read_dir(other.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_place_is_named_as_it_is_on_the_target() {
+        for (dir, want) in [("/run/hotdump/target/crash/x", "/crash/x"), ("/mnt/crash/x", "/mnt/crash/x")] {
+            assert_eq!(Place { dir: dir.into() }.shown(), Path::new(want));
+        }
     }
 
     #[test]

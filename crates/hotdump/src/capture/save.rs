@@ -88,7 +88,7 @@ impl Capture {
 
     /// Saves the log, then the memory by `command` or without one by hotdump itself, then the report.
     pub(crate) fn save(&mut self, crashed: &Crashed, vmcore: &Path, command: &[String], place: &Place) {
-        self.report.directory = Some(place.dir().display().to_string());
+        self.report.directory = Some(place.shown().display().to_string());
         self.report.status = Status::InProgress;
         place.set_aside();
         self.save_log(crashed, place);
@@ -117,7 +117,11 @@ impl Capture {
         match log_to_file(crashed, place) {
             Ok(stats) => {
                 self.report.log = LogReport { saved: true, messages: stats.records, lost: stats.lost };
-                say!("saved the kernel log, {} messages, to {}", stats.records, place.path(LOG).display());
+                say!(
+                    "saved the kernel log, {} messages, to {}",
+                    stats.records,
+                    place.shown().join(LOG).display()
+                );
                 if stats.lost > 0 {
                     self.fault(format_args!("{} messages of the kernel log could not be read", stats.lost));
                 }
@@ -135,7 +139,7 @@ impl Capture {
         let dump = match place.create_file(INCOMPLETE) {
             Ok(dump) => dump,
             Err(error) => {
-                self.fault(format_args!("cannot make {}: {error}", place.path(INCOMPLETE).display()));
+                self.fault(format_args!("cannot make {}: {error}", place.shown().join(INCOMPLETE).display()));
                 return false;
             }
         };
@@ -156,7 +160,7 @@ impl Capture {
         if let Some((offset, source)) = &error {
             self.fault(format_args!(
                 "cannot write {} at {} of {}: {source}",
-                place.path(INCOMPLETE).display(),
+                place.shown().join(INCOMPLETE).display(),
                 size(*offset),
                 size(copied.size)
             ));
@@ -268,11 +272,11 @@ fn warn_of_space(needed: u64, place: &Place) {
         Ok(free) if free < needed => say!(
             "warning: {} free in {}, and the dump needs up to {}; pages of zeros take none",
             size(free),
-            place.dir().display(),
+            place.shown().display(),
             size(needed)
         ),
         Ok(_) => {}
-        Err(error) => say!("cannot tell how much space is free in {}: {error}", place.dir().display()),
+        Err(error) => say!("cannot tell how much space is free in {}: {error}", place.shown().display()),
     }
 }
 

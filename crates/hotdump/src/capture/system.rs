@@ -49,9 +49,12 @@ pub(crate) fn mount_target(device: &Path, place: &Path, kind: &str) -> io::Resul
     Ok(rustix::mount::mount(device, place, kind, flags, options)?)
 }
 
-/// Unmounts the target.
+/// Unmounts the target; fine where nothing is mounted.
 pub(crate) fn unmount(place: &Path) -> io::Result<()> {
-    Ok(rustix::mount::unmount(place, UnmountFlags::empty())?)
+    match rustix::mount::unmount(place, UnmountFlags::empty()) {
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => Ok(()),
+        unmounted => Ok(unmounted?),
+    }
 }
 
 /// Loads a kernel module from an uncompressed file. One that is loaded already is fine.

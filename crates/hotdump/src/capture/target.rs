@@ -21,7 +21,9 @@ const SAY: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TargetError {
     /// None is configured.
-    #[error("no target is configured: give hotdump.target=UUID=... on the capture kernel's command line")]
+    #[error(
+        "no target is configured: give hotdump.target=UUID=... on the capture kernel's command line, or by hand --to or --target"
+    )]
     None,
     /// It did not appear.
     #[error(
