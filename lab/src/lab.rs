@@ -72,7 +72,8 @@ impl Lab {
 
     /// The directory of a scenario's guest.
     pub fn paths(&self, name: &str) -> Paths {
-        Paths { dir: self.dir.join(name) }
+        let sockets = std::env::temp_dir().join(format!("hotdump-lab-{}-{name}", std::process::id()));
+        Paths { dir: self.dir.join(name), sockets }
     }
 }
 
@@ -162,6 +163,7 @@ impl Plan<'_> {
         let tell = Teller::new(&self.name);
         let paths = self.lab.paths(&self.name);
         crate::debian::recreate(&paths.dir)?;
+        crate::debian::recreate(&paths.sockets)?;
         tell.say(format!("boot {}", self.kernel.release));
         if self.busybox_capture {
             let capture = paths.dir.join("capture.cpio");

@@ -71,6 +71,8 @@ impl Default for Hardware {
 pub struct Paths {
     /// Their directory.
     pub dir: PathBuf,
+    /// The directory of its sockets: a short one, because a socket's path may have 107 bytes only.
+    pub sockets: PathBuf,
 }
 
 impl Paths {
@@ -106,12 +108,12 @@ impl Paths {
 
     /// QEMU's control channel.
     pub fn qmp_socket(&self) -> PathBuf {
-        self.dir.join("qmp.sock")
+        self.sockets.join("qmp")
     }
 
     /// The agent's serial port.
     pub fn agent_socket(&self) -> PathBuf {
-        self.dir.join("agent.sock")
+        self.sockets.join("agent")
     }
 
     fn uefi_variables(&self) -> PathBuf {
@@ -120,18 +122,13 @@ impl Paths {
 
     /// Removes what is large and of use to nobody after the guest's end.
     pub fn remove_images(&self) {
-        for path in [
-            self.initramfs(),
-            self.dump_disk(),
-            self.manifest_disk(),
-            self.memory(),
-            self.uefi_variables(),
-            self.qmp_socket(),
-            self.agent_socket(),
-        ] {
+        for path in
+            [self.initramfs(), self.dump_disk(), self.manifest_disk(), self.memory(), self.uefi_variables()]
+        {
             // It may never have been made.
             let _ = fs::remove_file(path);
         }
+        let _ = fs::remove_dir_all(&self.sockets);
     }
 }
 

@@ -83,10 +83,15 @@ impl Guest {
 }
 
 impl Crashed {
-    /// The dump must be complete: every page of the manifest, hot-added memory too, a note for every CPU that was
-    /// online, vmcoreinfo. Gives what was compared.
-    pub fn complete(&self) -> Result<Findings> {
+    /// Takes the dump, compares it with the manifest, and sees that it [is complete](Crashed::is_complete).
+    pub fn complete(&self) -> Result<()> {
         let (core, findings) = self.compare()?;
+        self.is_complete(&core, &findings)
+    }
+
+    /// The dump must hold every page of the manifest, all hot-added memory, a note for every CPU that was online, and
+    /// vmcoreinfo.
+    pub fn is_complete(&self, core: &Core, findings: &Findings) -> Result<()> {
         findings.all_right()?;
         for range in &self.hot_added {
             let missing = core.missing_from(range);
@@ -96,8 +101,7 @@ impl Crashed {
             self.hot_added.is_empty() || findings.hot_pages > 0,
             "no page of the pattern is in hot-added memory"
         );
-        self.has_notes(&core)?;
-        Ok(findings)
+        self.has_notes(core)
     }
 
     /// The dump must have a note for every CPU that was online, and vmcoreinfo.
@@ -109,7 +113,12 @@ impl Crashed {
     }
 
     /// The capture must have been hotdump's and tell of success: report, log with the panic, nothing unfinished.
-    pub fn saved_by_hotdump(&self) -> Result<Value> {
+    pub fn saved_by_hotdump(&self) -> Result<()> {
+        self.report().map(drop)
+    }
+
+    /// Like [`Crashed::saved_by_hotdump`], and gives the report.
+    pub fn report(&self) -> Result<Value> {
         let dump = self.dump()?;
         ensure!(!dump.has("vmcore.incomplete"), "{} holds {:?}", dump.origin, dump.names);
         let log = dump.text("vmcore-dmesg.txt")?;

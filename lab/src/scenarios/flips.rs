@@ -66,6 +66,5 @@ fn changed_header(lab: &Lab, name: &str) -> Result<()> {
     guest.flip_bit(header + 48, 0)?;
     let crashed = guest.crash(0)?;
     crashed.complete()?;
-    crashed.saved_by_hotdump()?;
-    Ok(())
+    crashed.saved_by_hotdump()
 }

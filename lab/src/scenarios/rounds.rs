@@ -20,50 +20,64 @@ scenarios! {
     stale_6_1: "6.1 has no crash hotplug: the added memory is missing, and verify had named it",
 }
 
+/// What is added at a time.
+const DIMM: u64 = 256 * MIB;
+
+/// How much of the pattern goes into memory that was there at boot. The added memory, above 4 GiB, is filled first.
+const OLD_MEMORY: u64 = 160 * MIB;
+
 /// kexec-tools loads, a shell script captures.
 fn control(lab: &Lab, name: &str) -> Result<()> {
     let mut guest = lab.guest(name, V6_12)?.busybox_capture().boot()?;
     let append = "console=ttyS0 panic=-1 nr_cpus=1 reset_devices irqpoll acpi_no_memhotplug";
     let line = format!("kexec -p /boot/vmlinuz-* --initrd={BUSYBOX_CAPTURE} --hotplug --append='{append}'");
     guest.shell(&line)?.ok()?;
-    guest.add_memory(256 * MIB)?;
+    guest.add_memory(DIMM)?;
     guest.add_cpu()?;
     guest.fill()?;
-    guest.crash(1)?.complete()?;
-    Ok(())
+    guest.crash(1)?.complete()
 }
 
 /// The main job: load, add memory and a CPU, panic, capture, check.
-fn round(lab: &Lab, name: &str, line: KernelLine, by: By, dimms: u32, crash_on_new_cpu: bool) -> Result<()> {
-    let mut guest = lab.guest(name, line)?.boot()?;
-    guest.make_initramfs()?;
-    guest.load(by, if by == By::Load { &["--hotplug"] } else { &[] })?;
-    for _ in 0..dimms {
-        guest.add_memory(256 * MIB)?;
+struct Round {
+    kernel: KernelLine,
+    by: By,
+    dimms: u64,
+    /// Panic on the new CPU instead of the first.
+    on_new_cpu: bool,
+}
+
+impl Round {
+    fn run(self, lab: &Lab, name: &str) -> Result<()> {
+        let mut guest = lab.guest(name, self.kernel)?.boot()?;
+        guest.make_initramfs()?;
+        guest.load(self.by, if self.by == By::Load { &["--hotplug"] } else { &[] })?;
+        for _ in 0..self.dimms {
+            guest.add_memory(DIMM)?;
+        }
+        let new_cpu = guest.add_cpu()?;
+        guest.verify_says_complete()?;
+        guest.fill_at_most(self.dimms * DIMM + OLD_MEMORY)?;
+        let crashed = guest.crash(if self.on_new_cpu { new_cpu } else { 0 })?;
+        crashed.complete()?;
+        crashed.saved_by_hotdump()
     }
-    let new_cpu = guest.add_cpu()?;
-    guest.verify_says_complete()?;
-    guest.fill()?;
-    let crashed = guest.crash(if crash_on_new_cpu { new_cpu } else { 0 })?;
-    crashed.complete()?;
-    crashed.saved_by_hotdump()?;
-    Ok(())
 }
 
 fn load_6_12(lab: &Lab, name: &str) -> Result<()> {
-    round(lab, name, V6_12, By::Load, 2, true)
+    Round { kernel: V6_12, by: By::Load, dimms: 2, on_new_cpu: true }.run(lab, name)
 }
 
 fn file_6_12(lab: &Lab, name: &str) -> Result<()> {
-    round(lab, name, V6_12, By::FileLoad, 1, false)
+    Round { kernel: V6_12, by: By::FileLoad, dimms: 1, on_new_cpu: false }.run(lab, name)
 }
 
 fn load_7(lab: &Lab, name: &str) -> Result<()> {
-    round(lab, name, V7, By::Load, 1, false)
+    Round { kernel: V7, by: By::Load, dimms: 1, on_new_cpu: false }.run(lab, name)
 }
 
 fn file_7(lab: &Lab, name: &str) -> Result<()> {
-    round(lab, name, V7, By::FileLoad, 1, true)
+    Round { kernel: V7, by: By::FileLoad, dimms: 1, on_new_cpu: true }.run(lab, name)
 }
 
 fn uefi(lab: &Lab, name: &str) -> Result<()> {
@@ -71,9 +85,9 @@ fn uefi(lab: &Lab, name: &str) -> Result<()> {
     guest.run(["test", "-d", "/sys/firmware/efi"])?.ok()?;
     guest.make_initramfs()?;
     guest.load(By::Load, &["--hotplug"])?;
-    guest.add_memory(256 * MIB)?;
+    guest.add_memory(DIMM)?;
     guest.verify_says_complete()?;
-    guest.fill()?;
+    guest.fill_at_most(DIMM + OLD_MEMORY)?;
     let crashed = guest.crash(1)?;
     crashed.complete()?;
     crashed.saved_by_hotdump()?;
@@ -93,24 +107,22 @@ fn high(lab: &Lab, name: &str) -> Result<()> {
     ensure!(above, "no reservation above 4 GiB:\n{reserved}");
     guest.make_initramfs()?;
     guest.load(By::Load, &["--hotplug"])?;
-    guest.add_memory(256 * MIB)?;
+    guest.add_memory(DIMM)?;
     guest.verify_says_complete()?;
-    guest.fill_at_most(512 * MIB)?;
+    guest.fill_at_most(DIMM + OLD_MEMORY)?;
     let crashed = guest.crash(0)?;
     crashed.complete()?;
-    crashed.saved_by_hotdump()?;
-    Ok(())
+    crashed.saved_by_hotdump()
 }
 
 fn busybox(lab: &Lab, name: &str) -> Result<()> {
     let mut guest = lab.guest(name, V6_12)?.busybox_capture().boot()?;
     guest.load(By::Load, &["--hotplug"])?;
-    guest.add_memory(256 * MIB)?;
+    guest.add_memory(DIMM)?;
     guest.add_cpu()?;
     guest.verify_says_complete()?;
-    guest.fill()?;
-    guest.crash(0)?.complete()?;
-    Ok(())
+    guest.fill_at_most(DIMM + OLD_MEMORY)?;
+    guest.crash(0)?.complete()
 }
 
 fn stale_6_1(lab: &Lab, name: &str) -> Result<()> {
@@ -118,9 +130,9 @@ fn stale_6_1(lab: &Lab, name: &str) -> Result<()> {
     guest.make_initramfs()?;
     guest.load(By::Load, &[])?;
     guest.verify_says_complete()?;
-    guest.add_memory(256 * MIB)?;
+    guest.add_memory(DIMM)?;
     let named = guest.verify_names_missing_memory()?;
-    guest.fill()?;
+    guest.fill_at_most(DIMM + OLD_MEMORY)?;
     let crashed = guest.crash(0)?;
     let (core, findings) = crashed.compare()?;
     ensure!(
