@@ -72,7 +72,7 @@ pub(crate) fn print(text: impl Display) -> anyhow::Result<()> {
 /// Prints `value` as JSON on standard output.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print()`].
 pub(crate) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     let text = serde_json::to_string_pretty(value).context("writing JSON")?;
     print(format_args!("{text}\n"))
