@@ -42,8 +42,8 @@ pub(crate) enum OpenError {
 pub(crate) struct Crashed {
     /// The image.
     pub(crate) core: Core<File>,
-    /// What the kernel says of itself; empty where the image has it not.
-    pub(crate) info: VmcoreInfo,
+    /// What the kernel says of itself; none where the image has it not.
+    info: Option<VmcoreInfo>,
     /// Memory in which this kernel itself runs, so that reading it would read the wrong thing.
     overwritten: RangeVec,
 }
@@ -54,7 +54,7 @@ impl Crashed {
         let name = || path.display().to_string();
         let file = File::open(path).map_err(|source| OpenError::Open { path: name(), source })?;
         let core = Core::open(file).map_err(|source| OpenError::Core { path: name(), source })?;
-        let info = core.vmcoreinfo().unwrap_or_default();
+        let info = core.vmcoreinfo().ok();
         let overwritten = if is_live { own_memory() } else { RangeVec::default() };
         Ok(Self { core, info, overwritten })
     }
@@ -80,8 +80,14 @@ impl Crashed {
     /// # Errors
     /// Why the log cannot be found, or what `out` returned.
     pub(crate) fn write_log(&self, out: &mut impl Write) -> Result<LogStats, LogFailure> {
-        let space = AddressSpace::new(&self.core, &self.info).map_err(vmcore::LogError::from)?;
-        Ok(Log::open(&space, &self.info)?.write_dmesg(out)?)
+        let info = self.info.as_ref().ok_or(vmcore::LogError::Memory(vmcore::CoreError::NoVmcoreInfo))?;
+        let space = AddressSpace::new(&self.core, info).map_err(vmcore::LogError::from)?;
+        Ok(Log::open(&space, info)?.write_dmesg(out)?)
+    }
+
+    /// The crashed kernel's release.
+    pub(crate) fn release(&self) -> Option<&str> {
+        self.info.as_ref()?.release()
     }
 }
 

@@ -25,22 +25,25 @@ const DEATH: Duration = Duration::from_secs(5);
 
 /// The init of the capture kernel: call it when the process id is 1, before anything else.
 pub(crate) fn init() -> ! {
-    // A panic would end init, and so the kernel, at once.
-    panic::set_hook(Box::new(|what| {
-        say!("internal error: {what}");
-        end(Action::Reboot)
-    }));
+    set_panic_action(Action::Reboot);
     system::mount_basics();
     say!("version {}, saving the crashed kernel", env!("CARGO_PKG_VERSION"));
     // What is wrong with it is said by the process that saves.
     let (config, _) = configuration(Path::new(config::PATH));
+    set_panic_action(config.failure_action);
     load_modules(&config);
     let saved = save(&config);
     // Saving unmounts when it ends, but not when it is killed.
-    if let Err(error) = system::unmount(Path::new(target::MOUNT_POINT)) {
-        say!("the target stays mounted: {error}");
-    }
+    system::let_go(target::MOUNT_POINT);
     end(if saved { config.final_action } else { config.failure_action })
+}
+
+/// A panic would end init, and so the kernel, at once.
+fn set_panic_action(action: Action) {
+    panic::set_hook(Box::new(move |what| {
+        say!("internal error: {what}");
+        end(action)
+    }));
 }
 
 /// Loads what the target needs. A module that does not load may be one that the machine does without.
@@ -54,7 +57,8 @@ fn load_modules(config: &Config) {
 
 /// Runs `hotdump capture` and looks after it; whether it saved all.
 fn save(config: &Config) -> bool {
-    let started = Command::new("/proc/self/exe").arg0("hotdump").arg("capture").spawn();
+    let mut command = Command::new("/proc/self/exe");
+    let started = command.arg0("hotdump").arg("capture").env("PATH", "/bin:/sbin:/usr/bin:/usr/sbin").spawn();
     let mut child = match started {
         Ok(child) => child,
         Err(error) => {

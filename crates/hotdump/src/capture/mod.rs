@@ -1,6 +1,6 @@
 //! The capture half of the program: what runs in the capture kernel, after the crash.
 //!
-//! As init (pid 1) it is [`init`]; run by hand from another initramfs it is [`run`].
+//! As init (pid 1) it is [`init()`]; run by hand from another initramfs it is [`run`].
 
 mod config;
 mod console;
@@ -41,8 +41,17 @@ pub(crate) mod exit {
     pub(crate) const NOTHING: u8 = 3;
 }
 
+/// The table that `--help` shows.
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  log and memory are saved whole
+  1  wrong usage
+  2  not all is saved; report.json beside the dump says what is missing
+  3  nothing is saved";
+
 /// Options of `hotdump capture`.
 #[derive(Debug, Clone, clap::Args)]
+#[command(after_help = EXIT_CODES)]
 pub(crate) struct Args {
     /// Configuration written by `hotdump initramfs`; used when it exists and nothing else is given
     #[arg(long, value_name = "FILE", default_value = config::PATH)]

@@ -63,7 +63,7 @@ impl Capture {
         if let Err(error) = crashed.write_log(&mut words) {
             self.fault(error);
         }
-        self.report.kernel_release = crashed.info.release().map(str::to_owned);
+        self.report.kernel_release = crashed.release().map(str::to_owned);
         self.report.panic = words.reason().map(str::to_owned);
         self.report.cpus = crashed.core.cpus().map_or(0, |cpus| cpus.len());
         say!(
@@ -94,16 +94,16 @@ impl Capture {
         self.save_log(crashed, place);
         self.write_report(place);
 
-        let saved = match command {
+        let whole = match command {
             [] => self.save_memory(crashed, place),
             [program, arguments @ ..] => self.run_command(program, arguments, vmcore, place),
         };
-        let whole = saved && self.report.errors.is_empty();
         let whole = whole && self.try_step(place.rename(INCOMPLETE, WHOLE), "cannot give the dump its name");
         if whole && let Some(memory) = &mut self.report.memory {
             memory.file = WHOLE.to_owned();
         }
-        self.report.status = match (whole, saved || self.report.log.saved || self.report.memory.is_some()) {
+        let anything = self.report.log.saved || self.report.memory.is_some();
+        self.report.status = match (whole && self.report.errors.is_empty(), anything) {
             (true, _) => Status::Saved,
             (false, true) => Status::Partial,
             (false, false) => Status::Nothing,
@@ -167,7 +167,8 @@ impl Capture {
         }
         self.note_bad_pages(&copied);
         self.report.memory = Some(memory_report(&copied, crashed.core.missing_bytes()));
-        self.sync(&dump, place) && error.is_none()
+        let whole = error.is_none() && copied.bad_pages == 0 && crashed.core.missing_bytes() == 0;
+        self.sync(&dump, place) && whole
     }
 
     /// Prints where pages could not be read, the first few runs of them.

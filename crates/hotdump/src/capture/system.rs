@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -17,8 +18,8 @@ use super::console::say;
 
 /// How long writes may take to reach the disk before the machine goes down without them.
 const SYNC_LIMIT: Duration = Duration::from_secs(60);
-/// The kernel's answer to a module that is already there.
-const ALREADY_LOADED: i32 = 17;
+/// Whether they once took longer: then they are not waited for again.
+static DISKS_HANG: AtomicBool = AtomicBool::new(false);
 
 /// The filesystems that the rest stands on: source, place, type, options.
 const BASICS: [(&str, &str, &str); 4] = [
@@ -57,13 +58,13 @@ pub(crate) fn unmount(place: &Path) -> io::Result<()> {
     }
 }
 
-/// Loads a kernel module from an uncompressed file. One that is loaded already is fine.
+/// Loads a kernel module from an uncompressed file. One that is loaded already, or whose device is not here, is fine.
 pub(crate) fn load_module(path: &Path) -> io::Result<()> {
     let file = File::open(path)?;
     let none = CString::default();
     match rustix::system::finit_module(&file, &none, 0) {
-        Err(error) if error.raw_os_error() != ALREADY_LOADED => Err(error.into()),
-        _ => Ok(()),
+        Err(rustix::io::Errno::EXIST | rustix::io::Errno::NODEV) => Ok(()),
+        loaded => Ok(loaded?),
     }
 }
 
@@ -78,14 +79,29 @@ pub(crate) fn reserve(file: &File, bytes: u64) -> io::Result<()> {
     Ok(rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, bytes)?)
 }
 
-/// Writes out what is not yet on disk, for at most [`SYNC_LIMIT`]: a disk that does not answer must not hold the machine.
-fn sync_bounded() {
+/// Unmounts the target and writes out what is not yet on disk, for at most [`SYNC_LIMIT`]: a disk that does not answer must not
+/// hold the machine.
+pub(crate) fn let_go(place: &'static str) {
+    bounded(move || {
+        if let Err(error) = unmount(Path::new(place)) {
+            say!("the target stays mounted: {error}");
+        }
+        rustix::fs::sync();
+    });
+}
+
+/// Runs what may hang in the kernel, in a thread of its own.
+fn bounded(job: impl FnOnce() + Send + 'static) {
+    if DISKS_HANG.load(Ordering::Relaxed) {
+        return;
+    }
     let (done, wait) = mpsc::channel();
     thread::spawn(move || {
-        rustix::fs::sync();
+        job();
         let _ = done.send(());
     });
     if wait.recv_timeout(SYNC_LIMIT).is_err() {
+        DISKS_HANG.store(true, Ordering::Relaxed);
         say!("the disks did not take all writes within {} s; going on without them", SYNC_LIMIT.as_secs());
     }
 }
@@ -95,7 +111,7 @@ pub(crate) fn act(action: Action) -> io::Error {
     if action == Action::Shell {
         shell();
     }
-    sync_bounded();
+    bounded(rustix::fs::sync);
     let (command, word) = match action {
         // A shell that ended leaves nothing else to do.
         Action::Reboot | Action::Shell => (RebootCommand::Restart, "restarting"),
