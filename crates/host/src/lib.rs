@@ -57,6 +57,14 @@ pub struct KernelText {
     pub size: u64,
 }
 
+impl KernelText {
+    /// Where the virtual address `vaddr` lies in memory; `None` outside the image.
+    pub fn paddr_of(&self, vaddr: u64) -> Option<PhysAddr> {
+        let offset = vaddr.checked_sub(self.vaddr).filter(|offset| *offset < self.size)?;
+        self.paddr.checked_add(offset)
+    }
+}
+
 /// A machine: the live one, or a recording.
 #[derive(Clone, Debug)]
 pub struct Host {
@@ -284,7 +292,7 @@ impl Host {
             return Ok(Some(text));
         }
         let image = self.iomem()?.kernel_image();
-        let vaddr = self.symbol("_text")?;
+        let [vaddr] = self.symbols(["_text"])?;
         Ok(image.zip(vaddr).map(|(image, vaddr)| KernelText {
             paddr: image.start(),
             vaddr,
@@ -292,26 +300,30 @@ impl Host {
         }))
     }
 
-    /// Address of a symbol of the running kernel; `None` if it has none of that name or hides addresses.
-    pub fn symbol(&self, name: &str) -> Result<Option<u64>, HostError> {
+    /// Addresses of symbols of the running kernel, read in one pass; `None` for each that it does not have or hides.
+    pub fn symbols<const N: usize>(&self, names: [&str; N]) -> Result<[Option<u64>; N], HostError> {
+        let mut found = [None; N];
         let Some((path, file)) = files::absent_is_none(self.root.open("/proc/kallsyms", ""))? else {
-            return Ok(None);
+            return Ok(found);
         };
         // The file has some 200,000 lines, so it is neither taken whole nor a line at a time into new memory.
         let mut file = BufReader::new(file);
         let mut line = Vec::new();
-        loop {
+        let mut left = N;
+        while left > 0 {
             line.clear();
             let read = file.read_until(b'\n', &mut line);
-            match read.map_err(|source| HostError::Read { path: path.clone(), source, hint: "" })? {
-                0 => return Ok(None),
-                _ => {
-                    if let Some(address) = address_of(name, &line) {
-                        return Ok(hex(address).ok().filter(|address| *address != 0));
-                    }
-                }
+            if read.map_err(|source| HostError::Read { path: path.clone(), source, hint: "" })? == 0 {
+                break;
+            }
+            let Some((address, symbol)) = symbol_line(&line) else { continue };
+            if let Some(index) = names.iter().position(|name| name.as_bytes() == symbol) {
+                let address = std::str::from_utf8(address).ok().and_then(|address| hex(address).ok());
+                found[index] = address.filter(|address| *address != 0);
+                left -= 1;
             }
         }
+        Ok(found)
     }
 
     /// All memory that a complete dump holds: what the kernel runs on, without the first megabyte, the crash
@@ -346,19 +358,13 @@ impl Host {
         }
         Ok(None)
     }
-
-    /// Bytes in a block of memory, the unit in which memory comes and goes; `None` where memory does not.
-    pub fn memory_block_size(&self) -> Result<Option<u64>, HostError> {
-        self.root.optional_parsed("/sys/devices/system/memory/block_size_bytes", hex)
-    }
 }
 
-/// The address in a line of /proc/kallsyms, `address type name` and for a module's symbols its name behind that, if the
-/// line is the symbol's.
-fn address_of<'a>(symbol: &str, line: &'a [u8]) -> Option<&'a str> {
+/// Address and name in a line of /proc/kallsyms: `address type name`, for a module's symbols its name behind that.
+fn symbol_line(line: &[u8]) -> Option<(&[u8], &[u8])> {
     let mut words = line.split(u8::is_ascii_whitespace);
     let (address, _, name) = (words.next()?, words.next()?, words.next()?);
-    (name == symbol.as_bytes()).then(|| std::str::from_utf8(address).ok())?
+    Some((address, name))
 }
 
 fn hex_u32(text: &str) -> Result<u32, Fault> {

@@ -159,7 +159,6 @@ fn facts_of_each_machine() {
         assert_eq!(host.kexec_load_disabled().unwrap(), Some(false), "{name}");
         assert_eq!(host.kexec_load_limit_panic().unwrap(), None, "{name}");
         assert_eq!(host.serial_console().unwrap(), Some(SerialPort { io_port: 0x3f8 }), "{name}");
-        assert_eq!(host.memory_block_size().unwrap(), Some(128 << 20), "{name}");
         assert_eq!(host.acpi_rsdp().unwrap(), machine.rsdp.map(PhysAddr), "{name}");
         assert_eq!(host.boot_params().unwrap().len(), 4096, "{name}");
     }
@@ -302,7 +301,6 @@ fn machines_that_lack_things() {
         (host.acpi_rsdp().unwrap(), host.efi().unwrap(), host.serial_console().unwrap()),
         (None, None, None)
     );
-    assert_eq!(host.memory_block_size().unwrap(), None);
     for (error, file) in [
         (host.iomem().map(drop), "/proc/iomem"),
         (host.kcore().map(drop), "/proc/kcore"),
@@ -369,11 +367,23 @@ fn symbols_by_whole_name() {
     let kallsyms = "0000000000000000 A fixed\nffffffff9fc00000 T _text_poke\nffffffff9fc00040 T _text\n\n\
                     ffffffffc0000000 t in_module\t[virtio]\nffffffff9fd00000 D last";
     let (_root, host) = made_up(&[("proc/kallsyms", kallsyms)]);
-    let symbol = |name| host.symbol(name).unwrap();
-    assert_eq!(symbol("_text"), Some(0xffff_ffff_9fc0_0040));
-    assert_eq!(symbol("in_module"), Some(0xffff_ffff_c000_0000));
-    assert_eq!(symbol("last"), Some(0xffff_ffff_9fd0_0000));
-    assert_eq!([symbol("fixed"), symbol("_tex"), symbol("T")], [None; 3]);
+    let found = host.symbols(["last", "_text", "in_module", "fixed", "_tex", "T"]).unwrap();
+    let addresses = [0xffff_ffff_9fd0_0000, 0xffff_ffff_9fc0_0040, 0xffff_ffff_c000_0000].map(Some);
+    assert_eq!(found[..3], addresses);
+    assert_eq!(found[3..], [None; 3]);
+}
+
+#[test]
+fn addresses_in_the_kernel_s_image_translate() {
+    let text = KernelText { paddr: PhysAddr(0x100_0000), vaddr: 0xffff_ffff_8100_0000, size: 0x200_0000 };
+    for (vaddr, expected) in [
+        (0xffff_ffff_8100_0000, Some(PhysAddr(0x100_0000))),
+        (0xffff_ffff_8234_5678, Some(PhysAddr(0x234_5678))),
+        (0xffff_ffff_8300_0000, None),
+        (0xffff_ffff_80ff_ffff, None),
+    ] {
+        assert_eq!(text.paddr_of(vaddr), expected, "{vaddr:#x}");
+    }
 }
 
 #[test]

@@ -15,8 +15,8 @@ pub(crate) fn notes(host: &Host, possible: &[u32], known: &[Option<Note>]) -> Op
     let kcore = host.kcore().ok()?;
     let variables = Variables { text: kcore.kernel_text()?, kcore };
     let direct_map = variables.kcore.direct_map_offset()?;
-    let crash_notes = variables.word(host.symbol("crash_notes").ok()??)?;
-    let offsets = host.symbol("__per_cpu_offset").ok()??;
+    let [crash_notes, offsets] = host.symbols(["crash_notes", "__per_cpu_offset"]).ok()?;
+    let (crash_notes, offsets) = (variables.word(crash_notes?)?, offsets?);
     let size = known.iter().flatten().next()?.size;
     let memory = host.expected_ram().ok()?;
     let pairs = possible.iter().zip(known);
@@ -40,9 +40,8 @@ struct Variables {
 impl Variables {
     /// The 8 bytes at the virtual address `vaddr`, which has to lie in the kernel's image.
     fn word(&self, vaddr: u64) -> Option<u64> {
-        let inside = vaddr.checked_sub(self.text.vaddr).filter(|inside| *inside < self.text.size)?;
         let mut bytes = [0; 8];
-        self.kcore.read_phys(self.text.paddr.checked_add(inside)?, &mut bytes).ok()?;
+        self.kcore.read_phys(self.text.paddr_of(vaddr)?, &mut bytes).ok()?;
         Some(u64::from_le_bytes(bytes))
     }
 }

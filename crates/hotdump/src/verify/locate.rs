@@ -1,7 +1,7 @@
 //! Finds the crash header that is in force in reserved memory.
 
 use elfcorehdr::{EHDR_SIZE, Machine, PHDR_SIZE, PhysAddr, PhysRange, size_for};
-use host::{Host, HostError, Kcore, KernelText};
+use host::{Host, HostError, Kcore};
 
 use super::kimage;
 
@@ -47,8 +47,8 @@ pub(crate) struct ImagePointer {
 impl ImagePointer {
     /// Learns the place from the live kernel; `None` where it hides its addresses.
     pub(crate) fn of(host: &Host, kcore: &Kcore) -> Result<Option<Self>, HostError> {
-        let symbol = host.symbol("kexec_crash_image")?;
-        let place = symbol.zip(kcore.kernel_text()).and_then(|(symbol, text)| data_paddr(symbol, text));
+        let [symbol] = host.symbols(["kexec_crash_image"])?;
+        let place = symbol.zip(kcore.kernel_text()).and_then(|(symbol, text)| text.paddr_of(symbol));
         let place = place.zip(kcore.direct_map_offset());
         Ok(place.map(|(at, direct_map_offset)| Self { at, direct_map_offset }))
     }
@@ -59,11 +59,6 @@ impl ImagePointer {
         memory.read(self.at, &mut pointer)?;
         Ok(u64::from_le_bytes(pointer).checked_sub(self.direct_map_offset).map(PhysAddr))
     }
-}
-
-fn data_paddr(symbol: u64, text: KernelText) -> Option<PhysAddr> {
-    let offset = symbol.checked_sub(text.vaddr).filter(|offset| *offset < text.size)?;
-    text.paddr.checked_add(offset)
 }
 
 /// Finds the headers in the reservation that images are loaded to.
@@ -328,18 +323,5 @@ mod tests {
     fn memory_that_cannot_be_read_is_an_error_not_an_empty_answer() {
         let beyond = PhysRange::from_len(PhysAddr(BASE), 8 << 20).unwrap();
         assert!(headers(&Fake::new(), None, beyond).is_err());
-    }
-
-    #[test]
-    fn symbols_translate_by_the_kernel_s_image() {
-        let text = KernelText { paddr: PhysAddr(0x100_0000), vaddr: 0xffff_ffff_8100_0000, size: 0x200_0000 };
-        for (symbol, expected) in [
-            (0xffff_ffff_8100_0000, Some(PhysAddr(0x100_0000))),
-            (0xffff_ffff_8234_5678, Some(PhysAddr(0x234_5678))),
-            (0xffff_ffff_8300_0000, None),
-            (0xffff_ffff_80ff_ffff, None),
-        ] {
-            assert_eq!(data_paddr(symbol, text), expected, "{symbol:#x}");
-        }
     }
 }
