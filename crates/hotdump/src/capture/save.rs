@@ -126,8 +126,10 @@ impl Capture {
                     self.fault(format_args!("{} messages of the kernel log could not be read", stats.lost));
                 }
             }
-            // That the log cannot be read was said when it was read for its last lines.
-            Err(LogFailure::Read(_)) => {}
+            // That the log cannot be read was said when it was read for its last lines; an empty file would say otherwise.
+            Err(LogFailure::Read(_)) => {
+                let _ = std::fs::remove_file(place.path(LOG));
+            }
             Err(error) => self.fault(error),
         }
         self.report.seconds.log = self.started.elapsed().as_secs_f64();
@@ -147,9 +149,10 @@ impl Capture {
         let mut meter = Meter::new();
         let skip = |address| crashed.is_overwritten(address);
         let outcome = copy_sparse(&crashed.core, &dump, &skip, |progress| {
-            meter.show(progress);
             if progress.done == progress.total {
                 say!("{}", progress_line(progress));
+            } else {
+                meter.show(progress);
             }
         });
         self.report.seconds.memory = began.elapsed().as_secs_f64();
@@ -291,5 +294,113 @@ fn memory_report(copied: &Copied, missing_bytes: u64) -> MemoryReport {
         bad_pages: copied.bad_pages,
         bad: copied.bad_runs.iter().map(|run| BadPages { address: run.address, pages: run.pages }).collect(),
         missing_bytes,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::capture::exit;
+
+    const PAGE: usize = 4096;
+
+    /// A core with one stretch of memory: a page of ones, one of zeros, `more` pages that the file does not have.
+    fn core(more: usize) -> Vec<u8> {
+        let mut bytes = vec![0; PAGE];
+        bytes[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
+        for (at, value) in
+            [(16, 4u64), (18, 62), (32, 64), (54, 56), (56, 1), (64, 1), (72, 4096), (88, 0x10_0000)]
+        {
+            bytes[at..at + 2].copy_from_slice(&value.to_le_bytes()[..2]);
+            bytes[at + 2] = value.to_le_bytes()[2];
+        }
+        for at in [96, 104] {
+            bytes[at..at + 8].copy_from_slice(&((2 + more as u64) * PAGE as u64).to_le_bytes());
+        }
+        bytes.extend([1; PAGE]);
+        bytes.extend([0; PAGE]);
+        bytes
+    }
+
+    /// Saves `core` by `command`; returns the report as it is on disk, and the names beside it.
+    fn save(core: &[u8], command: &[&str]) -> (serde_json::Value, Vec<String>, tempfile::TempDir) {
+        let dir = tempfile::tempdir().unwrap();
+        let image = dir.path().join("image");
+        fs::write(&image, core).unwrap();
+        let time = "2026-11-22T15:32:10Z".parse().unwrap();
+        let place = Place::create(dir.path(), Path::new("crash"), time).unwrap();
+        let crashed = Crashed::open(&image, false).unwrap();
+        let mut capture = Capture::start(time);
+        capture.meet(&crashed);
+        let command: Vec<String> = command.iter().map(|word| (*word).to_owned()).collect();
+        capture.save(&crashed, &image, &command, &place);
+        let report = serde_json::from_slice(&fs::read(place.path(REPORT)).unwrap()).unwrap();
+        let entries = fs::read_dir(place.dir()).unwrap().flatten();
+        let mut names: Vec<String> = entries.map(|entry| entry.file_name().into_string().unwrap()).collect();
+        names.sort();
+        (report, names, dir)
+    }
+
+    #[test]
+    fn a_whole_dump_is_named_so_also_where_the_log_cannot_be_read() {
+        let core = core(0);
+        let (report, names, dir) = save(&core, &[]);
+        assert_eq!(names, [REPORT, WHOLE]);
+        assert_eq!(fs::read(dir.path().join("crash/2026-11-22-15:32:10/vmcore")).unwrap(), core);
+        assert_eq!(report["status"], "partial", "the log is missing");
+        assert!(report["errors"][0].as_str().unwrap().contains("VMCOREINFO"), "{report}");
+        assert_eq!(
+            (&report["memory"]["data_pages"], &report["memory"]["zero_pages"]),
+            (&2.into(), &1.into())
+        );
+        assert_eq!(report["memory"]["file"], WHOLE);
+    }
+
+    #[test]
+    fn an_image_cut_short_stays_incomplete() {
+        let (report, names, _dir) = save(&core(3), &[]);
+        assert_eq!(names, [REPORT, INCOMPLETE]);
+        assert_eq!(report["status"], "partial");
+        assert_eq!(report["memory"]["missing_bytes"], 3 * PAGE);
+    }
+
+    #[test]
+    fn a_command_in_hotdumps_place_is_believed_by_its_exit_code() {
+        for (script, name, file) in [
+            ("cp $0 $1", Some(WHOLE), WHOLE),
+            ("cp $0 $1; exit 3", Some(INCOMPLETE), INCOMPLETE),
+            ("exit 0", None, ""),
+        ] {
+            let (report, names, _dir) = save(&core(0), &["/bin/sh", "-c", script, "{vmcore}", "{output}"]);
+            let dump = names.iter().find(|name| name.starts_with("vmcore"));
+            assert_eq!(dump.map(String::as_str), name, "{script}");
+            assert_eq!(report["memory"]["file"].as_str().unwrap_or(""), file, "{script}");
+            assert_eq!(report["command"][0], "/bin/sh");
+        }
+        let (report, names, _dir) = save(&core(0), &["/no/such/program", "{output}"]);
+        assert_eq!(names, [REPORT]);
+        assert!(report["errors"].to_string().contains("/no/such/program"), "{report}");
+    }
+
+    #[test]
+    fn by_hand_into_a_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let image = dir.path().join("image");
+        let args = |image: &Path| crate::capture::Args {
+            config: dir.path().join("none.toml"),
+            to: Some(dir.path().to_owned()),
+            target: None,
+            path: Some("crash".into()),
+            vmcore: image.to_owned(),
+            final_action: None,
+            failure_action: None,
+            json: false,
+        };
+        assert_eq!(crate::capture::run(&args(&image)), exit::NOTHING, "there is no image");
+        fs::write(&image, core(0)).unwrap();
+        assert_eq!(crate::capture::run(&args(&image)), exit::PARTIAL, "there is no log");
+        assert_eq!(fs::read_dir(dir.path().join("crash")).unwrap().count(), 1);
     }
 }
