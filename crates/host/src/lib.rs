@@ -240,11 +240,20 @@ impl Host {
 
     /// How many more crash kernels may be loaded; `None` without a limit (the kernel says -1, or is older than 6.3).
     pub fn kexec_load_limit_panic(&self) -> Result<Option<u64>, HostError> {
-        let limit =
-            self.root.optional_parsed("/proc/sys/kernel/kexec_load_limit_panic", |text| match text {
-                "-1" => Ok(None),
-                count => decimal(count).map(Some),
-            })?;
+        self.kexec_load_limit("panic")
+    }
+
+    /// How many more kernels to boot by request may be loaded; `None` likewise.
+    pub fn kexec_load_limit_reboot(&self) -> Result<Option<u64>, HostError> {
+        self.kexec_load_limit("reboot")
+    }
+
+    fn kexec_load_limit(&self, kind: &str) -> Result<Option<u64>, HostError> {
+        let path = format!("/proc/sys/kernel/kexec_load_limit_{kind}");
+        let limit = self.root.optional_parsed(&path, |text| match text {
+            "-1" => Ok(None),
+            count => decimal(count).map(Some),
+        })?;
         Ok(limit.flatten())
     }
 

@@ -390,10 +390,12 @@ fn addresses_in_the_kernel_s_image_translate() {
 fn limits_and_lockdown() {
     let (_root, host) = made_up(&[
         ("proc/sys/kernel/kexec_load_limit_panic", "3\n"),
+        ("proc/sys/kernel/kexec_load_limit_reboot", "-1\n"),
         ("proc/sys/kernel/kexec_load_disabled", "1\n"),
         ("sys/kernel/security/lockdown", "none [integrity] confidentiality\n"),
     ]);
     assert_eq!(host.kexec_load_limit_panic().unwrap(), Some(3));
+    assert_eq!(host.kexec_load_limit_reboot().unwrap(), None);
     assert_eq!(host.kexec_load_disabled().unwrap(), Some(true));
     assert_eq!(host.lockdown().unwrap(), Lockdown::Integrity);
 }

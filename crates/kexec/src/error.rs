@@ -143,6 +143,12 @@ pub enum Refusal {
         "the running kernel is locked down ({0}) and takes no image by kexec_load: use kexec_file_load with a signed kernel"
     )]
     Lockdown(&'static str),
+    /// The kernel is locked down and does not trust the signature of the kernel to load.
+    #[error(
+        "the running kernel is locked down ({0}) and trusts no signature on this kernel: use your distribution's signed kernel, and \
+         see that its key is enrolled (Secure Boot)"
+    )]
+    Untrusted(&'static str),
     /// No memory was reserved at boot.
     #[error(
         "Memory for crashkernel is not reserved: boot with crashkernel=256M (or as large as your distribution advises)"

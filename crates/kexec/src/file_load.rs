@@ -42,7 +42,7 @@ const START: usize = 64 << 10;
 
 /// Makes the checks for a load by kexec_file_load. Changes nothing; reads the start of the kernel file.
 ///
-/// A signature is not checked here: which keys the running kernel trusts is not to be seen from outside.
+/// A signature is not checked here: which keys the running kernel trusts it alone knows, and [`FileLoadPlan::load`] asks it.
 ///
 /// # Errors
 /// What is wrong with the files, the command line or the machine, and what to do.
@@ -81,11 +81,15 @@ fn check_files(host: &Host, request: &FileLoadRequest<'_>) -> Result<u64, PlanEr
 
 impl FileLoadPlan<'_> {
     /// Loads the image. A crash image that was loaded before is gone once the kernel has begun, whether the rest succeeds
-    /// or not.
+    /// or not; so the kernel is asked first, without harm to that one, whether it takes the file and its signature.
     ///
     /// # Errors
     /// What the kernel said, with the reason where the machine shows it.
     pub fn load(&self, host: &Host) -> Result<(), SyscallError> {
+        // Asking counts against the limit on normal images, where there is one.
+        if self.request.target == Target::Crash && matches!(host.kexec_load_limit_reboot(), Ok(None)) {
+            syscall::verify_kernel_file(host, self.request.kernel)?;
+        }
         syscall::kexec_file_load(
             host,
             self.request.kernel,

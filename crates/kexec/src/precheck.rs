@@ -26,13 +26,24 @@ fn machine_refusal(host: &Host, call: Call, target: Target) -> Result<Option<Ref
     if target == Target::Crash && host.kexec_load_limit_panic()? == Some(0) {
         return Ok(Some(Refusal::LimitReached));
     }
-    let mode = match host.lockdown()? {
-        Lockdown::Integrity => "integrity",
-        Lockdown::Confidentiality => "confidentiality",
-        Lockdown::None | Lockdown::Absent => return Ok(None),
-    };
     // By kexec_file_load a locked down kernel takes signed kernels.
-    Ok((call == Call::KexecLoad).then_some(Refusal::Lockdown(mode)))
+    Ok(lockdown_mode(host)?.filter(|_| call == Call::KexecLoad).map(Refusal::Lockdown))
+}
+
+/// How the machine is locked down; `None` if it is not.
+fn lockdown_mode(host: &Host) -> Result<Option<&'static str>, HostError> {
+    Ok(match host.lockdown()? {
+        Lockdown::Integrity => Some("integrity"),
+        Lockdown::Confidentiality => Some("confidentiality"),
+        Lockdown::None | Lockdown::Absent => None,
+    })
+}
+
+/// The reason for which the kernel has just refused `call`, as far as it is to be seen. A locked down kernel that refuses
+/// kexec_file_load, and has no other reason, did not trust the signature.
+pub(crate) fn reason(host: &Host, call: Call, target: Target) -> Option<Refusal> {
+    let seen = refusal(host, call, target).ok()?;
+    seen.or_else(|| lockdown_mode(host).ok()?.map(Refusal::Untrusted))
 }
 
 /// As [`refusal`], as an error.
