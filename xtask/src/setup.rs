@@ -41,23 +41,28 @@ fn is_installed(package: &str) -> bool {
 /// From the machine's own sources if theirs is new enough, else from the backports of its release, which are asked for
 /// through a private configuration: the machine's own sources stay as they are.
 fn install_qemu() -> Result<()> {
-    as_root(install().arg("qemu-system-x86"))?;
-    if qemu_version() < Some(QEMU) {
+    let policy = output(Command::new("apt-cache").args(["policy", "qemu-system-x86"]))?;
+    if candidate(&policy) >= Some(QEMU) {
+        as_root(install().arg("qemu-system-x86"))?;
+    } else {
         let release = fs::read_to_string("/etc/os-release")?;
         let codename = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
         let codename = codename.context("/etc/os-release has no VERSION_CODENAME")?.trim_matches('"');
         let backports = format!("{codename}-backports");
         eprintln!("installing qemu-system-x86 from {backports}");
-        let dir = Cache::open()?.dir().join("apt-backports");
-        let apt = Apt::open(&dir, &[codename, &backports])?;
+        let apt = Apt::open(&Cache::open()?.dir().join("apt-backports"), &[codename, &backports])?;
         apt.update()?;
-        let mut command = apt.command("apt-get");
-        command.args(INSTALL).args(["-t", &backports, "qemu-system-x86"]);
-        as_root(&mut command)?;
+        as_root(apt.command("apt-get").args(INSTALL).args(["-t", &backports, "qemu-system-x86"]))?;
     }
     let (found, (major, minor)) = (qemu_version(), QEMU);
     ensure!(found >= Some(QEMU), "QEMU is {found:?} and {major}.{minor} or later is needed");
     Ok(())
+}
+
+/// The version that apt would install, from `apt-cache policy`: "  Candidate: 1:7.2+dfsg-7".
+fn candidate(policy: &str) -> Option<(u32, u32)> {
+    let version = policy.lines().find_map(|line| line.trim().strip_prefix("Candidate: "))?;
+    two_numbers(version.rsplit(':').next()?)
 }
 
 const INSTALL: [&str; 4] = ["-q", "install", "-y", "--no-install-recommends"];
@@ -75,7 +80,12 @@ fn qemu_version() -> Option<(u32, u32)> {
 
 /// From "QEMU emulator version 10.0.2 (Debian ...)".
 fn parse_version(text: &str) -> Option<(u32, u32)> {
-    let mut numbers = text.split("version ").nth(1)?.split(|c: char| !c.is_ascii_digit());
+    two_numbers(text.split("version ").nth(1)?)
+}
+
+/// The numbers before and after the first dot.
+fn two_numbers(text: &str) -> Option<(u32, u32)> {
+    let mut numbers = text.split(|c: char| !c.is_ascii_digit());
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
@@ -110,7 +120,7 @@ fn components() -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{QEMU, parse_version};
+    use super::{QEMU, candidate, parse_version};
 
     #[test]
     fn qemu_versions() {
@@ -118,5 +128,8 @@ mod tests {
         assert_eq!(found, Some((10, 0)));
         assert!(parse_version("QEMU emulator version 7.2.18") < Some(QEMU));
         assert!(parse_version("no such thing") < Some(QEMU));
+        let policy = "qemu-system-x86:\n  Installed: (none)\n  Candidate: 1:10.0.13+ds-0\n  Version table:";
+        assert_eq!(candidate(policy), Some((10, 0)));
+        assert_eq!(candidate("  Candidate: (none)"), None);
     }
 }
