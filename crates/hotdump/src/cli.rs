@@ -16,7 +16,7 @@ use crate::{capture, exit, initramfs, load, status, verify};
 ///
 /// Called by the name kexec it takes the options that kdump scripts pass to kexec-tools: see `kexec --help`.
 #[derive(Debug, Parser)]
-#[command(name = "hotdump", version, after_help = exit::TABLE, max_term_width = 100)]
+#[command(name = "hotdump", version, after_help = exit::TABLE, max_term_width = 100, disable_help_subcommand = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

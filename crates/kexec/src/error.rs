@@ -20,8 +20,9 @@ pub enum PlanError {
     /// Something does not fit into the reservation.
     #[error(
         "the crash reservation {reservation} is too small: no room for {what} ({size} MiB{limit}); the image needs about \
-         {need} MiB of it, it has {have} MiB: boot with crashkernel={advice}M or more",
-        size = mib(*.size), limit = Limit(*.below), need = mib(*.need), have = mib(.reservation.len()), advice = advice(*.need)
+         {need} MiB of it, it has {have} MiB: {remedy}",
+        size = mib(*.size), limit = Limit(*.below), need = mib(*.need), have = mib(.reservation.len()),
+        remedy = remedy(*.need, .reservation.len())
     )]
     TooSmall {
         /// Where the image has to go.
@@ -223,9 +224,12 @@ fn mib(bytes: u64) -> u64 {
     bytes.div_ceil(1 << 20)
 }
 
-/// What to ask for with crashkernel= for an image of `need` bytes: room to run as well, in steps of 64 MiB.
-fn advice(need: u64) -> u64 {
-    need.saturating_mul(2).max(160 << 20).div_ceil(64 << 20).saturating_mul(64)
+/// What helps an image of `need` bytes into a reservation: one with room to run as well, in steps of 64 MiB. Where `have` bytes
+/// would do, it is limits on the addresses that stand in the way.
+fn remedy(need: u64, have: u64) -> String {
+    let limits = if need <= have { "widen --mem-min and --mem-max where they are given, or " } else { "" };
+    let size = need.saturating_mul(2).max(160 << 20).div_ceil(64 << 20).saturating_mul(64);
+    format!("{limits}boot with crashkernel={size}M or more")
 }
 
 struct Limit(Option<PhysAddr>);
