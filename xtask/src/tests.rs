@@ -11,9 +11,9 @@ use crate::{ready, setup};
 /// What cargo is asked to do. The flags of rustdoc come from the environment.
 const CHECKS: [&[&str]; 4] = [
     &["fmt", "--all", "--check"],
-    &["clippy", "--quiet", "--all-targets", "--", "-D", "warnings"],
-    &["doc", "--quiet", "--no-deps", "--document-private-items"],
-    &["test", "--quiet"],
+    &["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"],
+    &["doc", "--quiet", "--workspace", "--no-deps", "--document-private-items"],
+    &["test", "--quiet", "--workspace"],
 ];
 
 /// Runs all of it and stops at the first thing that does not hold.
