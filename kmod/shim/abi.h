@@ -9,8 +9,27 @@
 #define HOTDUMP_FOLLOW_MEMORY 1
 #define HOTDUMP_FOLLOW_CPUS 2
 #define HOTDUMP_MAX_EXCLUDED 16
-#define HOTDUMP_REASON_LOCKDOWN 20
+#define HOTDUMP_REASON_NONE 0
+#define HOTDUMP_REASON_ASKED 1
+#define HOTDUMP_REASON_UNLOADING 2
+#define HOTDUMP_REASON_OTHER_LOAD 3
+#define HOTDUMP_REASON_CHANGED 4
+#define HOTDUMP_REASON_NOT_OURS 5
+#define HOTDUMP_REASON_FULL 6
+#define HOTDUMP_REASON_UPDATE 7
+#define HOTDUMP_REASON_VERSION 8
+#define HOTDUMP_REASON_NOT_LOADED 9
+#define HOTDUMP_REASON_OUTSIDE_RESERVATION 10
+#define HOTDUMP_REASON_MISALIGNED 11
+#define HOTDUMP_REASON_OVERLAP 12
+#define HOTDUMP_REASON_BAD_HEADER 13
+#define HOTDUMP_REASON_ALREADY_ARMED 14
+#define HOTDUMP_REASON_NO_MEMORY 15
 #define HOTDUMP_REASON_NO_HOOK 16
+#define HOTDUMP_REASON_RESTLESS 17
+#define HOTDUMP_REASON_BAD_REQUEST 18
+#define HOTDUMP_REASON_SWITCHED_OFF 19
+#define HOTDUMP_REASON_LOCKDOWN 20
 #define HOTDUMP_ARM 0xc1404801u
 #define HOTDUMP_DISARM 0x00004802u
 #define HOTDUMP_STATUS 0x80784803u
@@ -55,7 +74,7 @@ struct hotdump_status {
 	__u32 follow;
 	__u32 used_slots;
 	__u32 free_slots;
-	__u32 note_slots;
+	__u32 reserved;
 	struct hotdump_range header;
 	__u8 identity[16];
 	__u64 memory_events;
@@ -74,7 +93,7 @@ _Static_assert(__builtin_offsetof(struct hotdump_status, reason) == 12, "reason"
 _Static_assert(__builtin_offsetof(struct hotdump_status, follow) == 16, "follow");
 _Static_assert(__builtin_offsetof(struct hotdump_status, used_slots) == 20, "used_slots");
 _Static_assert(__builtin_offsetof(struct hotdump_status, free_slots) == 24, "free_slots");
-_Static_assert(__builtin_offsetof(struct hotdump_status, note_slots) == 28, "note_slots");
+_Static_assert(__builtin_offsetof(struct hotdump_status, reserved) == 28, "reserved");
 _Static_assert(__builtin_offsetof(struct hotdump_status, header) == 32, "header");
 _Static_assert(__builtin_offsetof(struct hotdump_status, identity) == 48, "identity");
 _Static_assert(__builtin_offsetof(struct hotdump_status, memory_events) == 64, "memory_events");

@@ -29,8 +29,11 @@ pub fn c_header(out: &mut impl fmt::Write) -> fmt::Result {
     writeln!(out, "#define HOTDUMP_FOLLOW_MEMORY {}", crate::FOLLOW_MEMORY)?;
     writeln!(out, "#define HOTDUMP_FOLLOW_CPUS {}", crate::FOLLOW_CPUS)?;
     writeln!(out, "#define HOTDUMP_MAX_EXCLUDED {}", crate::MAX_EXCLUDED)?;
-    writeln!(out, "#define HOTDUMP_REASON_LOCKDOWN {}", crate::Reason::Lockdown as u32)?;
-    writeln!(out, "#define HOTDUMP_REASON_NO_HOOK {}", crate::Reason::NoHook as u32)?;
+    for reason in crate::Reason::ALL {
+        write!(out, "#define HOTDUMP_REASON")?;
+        upper_case(out, reason.name())?;
+        writeln!(out, " {}", *reason as u32)?;
+    }
     for (name, number) in [
         ("HOTDUMP_ARM", crate::IOCTL_ARM),
         ("HOTDUMP_DISARM", crate::IOCTL_DISARM),
@@ -42,6 +45,17 @@ pub fn c_header(out: &mut impl fmt::Write) -> fmt::Result {
         structure(out, &shape)?;
     }
     writeln!(out, "\n#endif")
+}
+
+/// Writes the name of a Rust variant as C names constants, `_LIKE_THIS`.
+fn upper_case(out: &mut impl fmt::Write, name: &str) -> fmt::Result {
+    for letter in name.chars() {
+        if letter.is_ascii_uppercase() {
+            out.write_char('_')?;
+        }
+        out.write_char(letter.to_ascii_uppercase())?;
+    }
+    Ok(())
 }
 
 fn structure(out: &mut impl fmt::Write, shape: &Shape) -> fmt::Result {

@@ -91,7 +91,7 @@ structure! {
         identity_at: u64, "__u64" "";
         /// The image's random name.
         identity: [u8; 16], "__u8" "[16]";
-        /// What to follow: [`FOLLOW_MEMORY`], [`FOLLOW_CPUS`].
+        /// What to follow: [`FOLLOW_MEMORY`], [`FOLLOW_CPUS`]. Answer: what of it is followed.
         follow: u32, "__u32" "";
         /// Number of ranges in `excluded`.
         excluded_count: u32, "__u32" "";
@@ -121,8 +121,8 @@ structure! {
         used_slots: u32, "__u32" "";
         /// Slots of the header that are free, those behind its end included.
         free_slots: u32, "__u32" "";
-        /// Slots of the header that hold notes.
-        note_slots: u32, "__u32" "";
+        /// 0.
+        reserved: u32, "__u32" "";
         /// Where the followed header is.
         header: Range, "struct hotdump_range" "";
         /// The followed image's random name.

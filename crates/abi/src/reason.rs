@@ -11,6 +11,11 @@ macro_rules! reasons {
             /// Every reason.
             pub const ALL: &[Reason] = &[$(Reason::$name,)*];
 
+            /// The variant's name.
+            pub(crate) const fn name(self) -> &'static str {
+                match self { $(Reason::$name => stringify!($name),)* }
+            }
+
             /// The reason as both ends tell it.
             pub const fn text(self) -> &'static str {
                 match self { $(Reason::$name => $text,)* }
@@ -62,8 +67,6 @@ reasons! {
     SwitchedOff = 19, "switched off by the module's parameters";
     /// The kernel is locked down.
     Lockdown = 20, "the kernel is locked down";
-    /// Panicked inside the core: cannot happen.
-    Fault = 21, "the module found a fault in itself";
 }
 
 impl Reason {
