@@ -399,10 +399,13 @@ fn first_entry_stays_first() {
 fn only_plain_memory_of_one_mapping_merges() {
     let copied = Load { offset: PhysAddr(0x7000_0000), ..plain(pages(4, 5)) };
     let loads = [text(pages(0, 2)), copied, plain(pages(2, 3))];
-    let mut bytes = header(&loads, 10);
+    let mut bytes = header(&loads, 12);
     let mut nodes = nodes(&bytes);
     let mut index = Index::rebuild(&bytes, &mut nodes).unwrap();
     for (change, stores) in [
+        // The later one touches it from below.
+        (Change::Add { range: pages(11, 12), vaddr: 0 }, 6),
+        (add(pages(10, 11)), 7),
         (Change::Add { range: pages(3, 4), vaddr: 0 }, 6),
         (Change::Add { range: pages(5, 6), vaddr: 0x1234_5000 }, 7),
         // No virtual address goes with none.
@@ -418,20 +421,25 @@ fn only_plain_memory_of_one_mapping_merges() {
     }
     let held: Vec<Load> = Header::parse(&bytes).unwrap().loads().collect();
     assert_eq!(held[..3], loads);
-    assert_eq!(held.len(), 6);
+    assert_eq!(held.len(), 8);
 }
 
 /// Entries need not start or end at a page's edge. A slot that is free, or on its way, must not move the others.
 #[test]
 fn ends_inside_pages() {
     let odd = range(BASE + 0x234, BASE + 3 * PAGE + 0x567);
-    let loads = [text(pages(8, 9)), plain(odd), plain(range(BASE + 5 * PAGE + 1, BASE + 5 * PAGE + 2))];
+    let last = range(BASE + 5 * PAGE + 1, BASE + 5 * PAGE + 2);
+    let loads = [text(pages(8, 9)), plain(pages(9, 10)), plain(odd), plain(last)];
     let edges = [0x234, 0x235, 0x900, PAGE, 2 * PAGE + 7, 3 * PAGE + 0x566, 3 * PAGE + 0x567, 6 * PAGE];
     for (at, from) in edges.iter().enumerate() {
         for to in &edges[at + 1..] {
             let changed = range(BASE + from, BASE + to);
             for change in [add(changed), Change::Remove(changed)] {
-                let bytes = header(&loads, 12);
+                let mut bytes = header(&loads, 12);
+                // A free slot that is counted already, with memory behind it to be moved.
+                let at = slot_offset(NOTES.len() + 1).unwrap();
+                bytes[at..at + PHDR_SIZE].fill(0);
+                let loads: Vec<Load> = Header::parse(&bytes).unwrap().loads().collect();
                 let mut after = RangeVec::new();
                 for piece in expected(&loads, change).iter() {
                     let (start, end) = (piece.start().0 / PAGE * PAGE, piece.end().0.next_multiple_of(PAGE));
@@ -527,6 +535,16 @@ fn refuses_what_cannot_be_followed() {
     other[slot_offset(4).unwrap() + phdr::PADDR + 1] ^= 0x10;
     let error = index.plan(&other, Change::Remove(pages(0, 4))).unwrap_err();
     assert_eq!(error.to_string(), "elfcorehdr: slot 4 does not hold what was last written there: arm again");
+    // An entry that now seems to reach over the next one, which would then start twice.
+    let two = header(&[text(pages(0, 1)), plain(pages(0, 2)), plain(pages(3, 4))], 8);
+    let mut others = vec![Node::default(); 8];
+    let mut fooled = Index::rebuild(&two, &mut others).unwrap();
+    let mut other = two.clone();
+    for field in [phdr::FILESZ, phdr::MEMSZ] {
+        other[slot_offset(4).unwrap() + field + 1] = 0x60;
+    }
+    let error = fooled.plan(&other, Change::Remove(pages(1, 3))).unwrap_err();
+    assert_eq!(error, UpdateError::NotIndexed { slot: 5 });
     let mut other = good.clone();
     other[slot_offset(5).unwrap()] = 1;
     let error = index.plan(&other, add(pages(5, 6))).unwrap_err();

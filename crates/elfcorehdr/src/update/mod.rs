@@ -363,6 +363,11 @@ impl<'a> Index<'a> {
 
     /// Drafts a new entry.
     fn fill(&self, header: &[u8], draft: &mut Draft, load: &Load) -> Result<(), UpdateError> {
+        // Two entries of one start would lose each other in the order. Only bytes that others wrote lead here.
+        let same = self.order.at_or_below(load.paddr.0);
+        if let Some(slot) = same.filter(|same| self.order.start(*same) == Some(load.paddr.0)) {
+            return Err(UpdateError::NotIndexed { slot: slot.into() });
+        }
         let (slot, new_count) = match self.order.first_free() {
             Some(slot) => (slot, None),
             None if self.count < self.slots => (self.count, Some(self.count.saturating_add(1))),
