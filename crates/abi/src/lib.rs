@@ -48,7 +48,7 @@ macro_rules! structure {
     ($(#[$doc:meta])* $name:ident $c:literal { $($(#[$field_doc:meta])* $field:ident: $kind:ty, $c_kind:literal $c_array:literal;)* }) => {
         $(#[$doc])*
         #[repr(C)]
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub struct $name { $($(#[$field_doc])* pub $field: $kind,)* }
 
         impl $name {

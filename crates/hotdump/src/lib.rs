@@ -75,7 +75,11 @@ mod tests {
             ("hotdump", 1, false, Face::Hotdump),
             ("", 200, true, Face::Hotdump),
         ] {
-            assert_eq!(face(OsStr::new(called_as), pid, no_arguments), expected, "{called_as} as process {pid}");
+            assert_eq!(
+                face(OsStr::new(called_as), pid, no_arguments),
+                expected,
+                "{called_as} as process {pid}"
+            );
         }
     }
 }
