@@ -218,7 +218,21 @@ impl Guest {
     }
 
     /// Has CPU `cpu` panic and waits for the machine's end. Writes the manifest before, if memory was filled.
-    pub fn crash(mut self, cpu: u32) -> Result<Crashed> {
+    pub fn crash(self, cpu: u32) -> Result<Crashed> {
+        self.crash_by(&format!("crash on CPU {cpu}"), |guest| guest.done(&Request::Crash { cpu }))
+    }
+
+    /// Plugs in a memory module of `bytes`, over which the guest is to panic: something in it waits for that.
+    pub fn crash_by_adding_memory(self, bytes: u64) -> Result<Crashed> {
+        self.crash_by("add memory, which is to crash it", |guest| guest.qmp.add_dimm("last", bytes))
+    }
+
+    /// Takes a memory module out, over which the guest is to panic: something in it waits for that.
+    pub fn crash_by_removing_memory(self, id: &str) -> Result<Crashed> {
+        self.crash_by("remove memory, which is to crash it", |guest| guest.qmp.remove_device(id))
+    }
+
+    fn crash_by(mut self, how: &str, crash: impl FnOnce(&mut Guest) -> Result<()>) -> Result<Crashed> {
         let before = self.state()?;
         let sealed = self.ask(&Request::Seal { disk: MANIFEST_DISK.into() }, patience(120));
         let manifest = match sealed {
@@ -230,8 +244,8 @@ impl Guest {
             Err(error) => return Err(error),
             Ok(other) => bail!("asked for the manifest the agent answers {other:?}"),
         };
-        self.say(format!("crash on CPU {cpu}"));
-        self.done(&Request::Crash { cpu })?;
+        self.say(how);
+        crash(&mut self)?;
         let took = self.wait_for_end(patience(400))?;
         self.say(format!("the machine ended {:.1} s after the crash", took.as_secs_f64()));
         let manifest = if manifest { Some(self.read_manifest()?) } else { None };

@@ -4,8 +4,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::scenarios;
-use crate::cache::KernelLine::{self, V6_1};
-use crate::guest::Guest;
+use crate::cache::KernelLine::{self, V6_1, V6_12};
+use crate::guest::{Crashed, Guest};
 use crate::lab::Lab;
 use crate::machine::MIB;
 use crate::product::By;
@@ -13,6 +13,9 @@ use crate::product::By;
 scenarios! {
     module_6_1: "the module on 6.1: two DIMMs and a CPU added, a DIMM removed, the new CPU panics",
     module_6_1_cpu0: "the same, CPU 0 panics",
+    module_6_12: "the same on 6.12, whose own handler is left out",
+    module_stores_add: "the module on 6.1, and a panic after each store of an added block: every dump is good",
+    module_stores_remove: "the same for a block that is removed",
     module_foreign: "the module on 6.1 lets go of its image before another program's load takes it",
 }
 
@@ -47,15 +50,15 @@ fn no_warning(guest: &mut Guest) -> Result<()> {
     Ok(())
 }
 
-fn follow(lab: &Lab, name: &str, crash_on_new_cpu: bool) -> Result<()> {
-    let mut guest = boot(lab, name, V6_1)?;
+fn follow(lab: &Lab, name: &str, line: KernelLine, crash_on_new_cpu: bool) -> Result<()> {
+    let mut guest = boot(lab, name, line)?;
     guest.make_initramfs()?;
     let loaded = guest.load(By::Load, &["--keep", "module"])?;
     loaded.says("the module keeps it current")?;
-    let node =
-        |guest: &mut Guest, kind: &str| guest.read_text(&format!("/sys/devices/system/{kind}/crash_hotplug"));
-    for kind in ["cpu", "memory"] {
-        ensure!(node(&mut guest, kind)? == "1", "{kind}/crash_hotplug does not say 1");
+    // Where the kernel has these files they speak of its own handler.
+    for kind in if line == V6_1 { &["cpu", "memory"][..] } else { &[] } {
+        let node = guest.read_text(&format!("/sys/devices/system/{kind}/crash_hotplug"))?;
+        ensure!(node == "1", "{kind}/crash_hotplug does not say 1");
     }
     guest.verify_says_complete()?;
     let first = guest.add_memory(256 * MIB)?;
@@ -77,11 +80,61 @@ fn follow(lab: &Lab, name: &str, crash_on_new_cpu: bool) -> Result<()> {
 }
 
 fn module_6_1(lab: &Lab, name: &str) -> Result<()> {
-    follow(lab, name, true)
+    follow(lab, name, V6_1, true)
 }
 
 fn module_6_1_cpu0(lab: &Lab, name: &str) -> Result<()> {
-    follow(lab, name, false)
+    follow(lab, name, V6_1, false)
+}
+
+fn module_6_12(lab: &Lab, name: &str) -> Result<()> {
+    follow(lab, name, V6_12, true)
+}
+
+/// Memory that is filled with the pattern where a panic in the middle of a change is to be looked at.
+const SAMPLE: u64 = 64 * MIB;
+
+/// Boots, loads, and has the kernel panic after store `store` from now on.
+fn until_store(lab: &Lab, name: &str, store: u32, dimm: bool) -> Result<(Guest, Option<String>)> {
+    let mut guest = boot(lab, name, V6_1)?;
+    guest.make_initramfs()?;
+    guest.load(By::Load, &["--keep", "module"])?;
+    // The pattern first: memory that goes must hold none of it.
+    guest.fill_at_most(SAMPLE)?;
+    let dimm = if dimm { Some(guest.add_memory(128 * MIB)?) } else { None };
+    guest.shell(&format!("echo {store} > /sys/module/hotdump/parameters/panic_after_store"))?.ok()?;
+    Ok((guest, dimm))
+}
+
+/// The dump must be whole, and from that panic.
+fn good_dump(crashed: &Crashed) -> Result<()> {
+    let console = crashed.console()?;
+    ensure!(console.contains("as many stores as panic_after_store asked for"), "another panic");
+    let (core, findings) = crashed.compare()?;
+    findings.all_right()?;
+    crashed.has_notes(&core)
+}
+
+/// A new entry behind the last: four fields, type, two sizes, and the count; alignment stays 0.
+fn module_stores_add(lab: &Lab, name: &str) -> Result<()> {
+    for store in 1..=7 {
+        let (guest, _) = until_store(lab, name, store, false)?;
+        let crashed = guest.crash_by_adding_memory(128 * MIB)?;
+        good_dump(&crashed).with_context(|| format!("after store {store}"))?;
+        crashed.tell.say(format!("after store {store} of an added block: a good dump"));
+    }
+    Ok(())
+}
+
+/// An entry that goes: its six fields that are not 0.
+fn module_stores_remove(lab: &Lab, name: &str) -> Result<()> {
+    for store in 1..=6 {
+        let (guest, dimm) = until_store(lab, name, store, true)?;
+        let crashed = guest.crash_by_removing_memory(&dimm.context("no memory module")?)?;
+        good_dump(&crashed).with_context(|| format!("after store {store}"))?;
+        crashed.tell.say(format!("after store {store} of a removed block: a good dump"));
+    }
+    Ok(())
 }
 
 fn module_foreign(lab: &Lab, name: &str) -> Result<()> {
