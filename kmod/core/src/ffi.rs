@@ -251,10 +251,9 @@ fn arm(request: &Arm) -> Result<u32, Refused> {
     if hd_image_loaded() == 0 {
         return Err(Reason::NotLoaded.into());
     }
-    let image = open(request, &checked)?;
-    let armed = locked(|state| state.arm(image, request.header, request.identity, start));
-    // The image that was refused is dropped here: that may sleep.
-    armed.map_err(|(reason, _)| reason)?;
+    // What is left in it is dropped here: that may sleep.
+    let mut image = Some(open(request, &checked)?);
+    locked(|state| state.arm(&mut image, request.header, request.identity, start))?;
     let outcome = reconcile();
     if let Err(refused) = &outcome {
         locked(|state| state.disarm(refused.reason));

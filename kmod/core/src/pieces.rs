@@ -79,7 +79,8 @@ mod tests {
 
     #[test]
     fn pieces_leave_out_what_is_excluded() {
-        let cases: [(&[(u64, u64)], (u64, u64), &[(u64, u64)]); 6] = [
+        type Ends = (u64, u64);
+        let cases: [(&[Ends], Ends, &[Ends]); 6] = [
             (&[], (3, 9), &[(3, 9)]),
             (&[(0, 4)], (3, 9), &[(4, 9)]),
             (&[(0, 4), (6, 7)], (3, 9), &[(4, 6), (7, 9)]),

@@ -98,25 +98,25 @@ impl<'m, L> State<'m, L> {
 }
 
 impl<'m, L: Live> State<'m, L> {
-    /// Follows `image` from now on, unless another image was loaded since `then`, or one is followed.
+    /// Follows `image` from now on, and takes it, unless another image was loaded since `then`, or one is followed.
     ///
     /// # Errors
-    /// Gives the image back.
+    /// Why not; `image` stays the caller's.
     pub fn arm(
         &mut self,
-        image: Image<'m, L>,
+        image: &mut Option<Image<'m, L>>,
         header: abi::Range,
         identity: [u8; 16],
         then: Moment,
-    ) -> Result<(), (Reason, Image<'m, L>)> {
+    ) -> Result<(), Reason> {
         if self.armed || self.image.is_some() {
-            return Err((Reason::AlreadyArmed, image));
+            return Err(Reason::AlreadyArmed);
         }
         if self.loads != then.loads {
-            return Err((Reason::OtherLoad, image));
+            return Err(Reason::OtherLoad);
         }
-        self.image = Some(image);
-        (self.armed, self.settled, self.reason) = (true, false, Reason::None);
+        self.image = image.take();
+        (self.armed, self.settled, self.reason) = (self.image.is_some(), false, Reason::None);
         (self.header, self.identity) = (header, identity);
         Ok(())
     }

@@ -71,7 +71,7 @@ impl Fake {
         let mut state = State::new();
         let image = self.image(nodes()).unwrap();
         let then = state.moment();
-        assert!(state.arm(image, abi::Range::default(), [7; 16], then).is_ok());
+        assert!(state.arm(&mut Some(image), abi::Range::default(), [7; 16], then).is_ok());
         assert!(state.settle(then));
         state
     }
@@ -132,7 +132,8 @@ fn low_memory_stays_out() {
 
 #[test]
 fn what_is_not_as_last_written_is_let_go_and_not_written() {
-    let spoil: [(&str, fn(&Fake), Reason); 3] = [
+    type Spoil = (&'static str, fn(&Fake), Reason);
+    let spoil: [Spoil; 3] = [
         ("identity", |fake| *fake.ours.borrow_mut() = false, Reason::NotOurs),
         ("file header", |fake| fake.header.borrow_mut()[56] ^= 1, Reason::Changed),
         ("slot to be used", |fake| fake.header.borrow_mut()[64 + 5 * 56 + 16] ^= 1, Reason::Changed),
@@ -175,7 +176,7 @@ fn a_new_cpu_gets_its_note() {
     image.follow_cpus(cpus);
     let mut state = State::new();
     let then = state.moment();
-    assert!(state.arm(image, abi::Range::default(), [0; 16], then).is_ok());
+    assert!(state.arm(&mut Some(image), abi::Range::default(), [0; 16], then).is_ok());
     assert!(!state.cpu(5));
     let notes: Vec<u64> = {
         let header = fake.header.borrow();
@@ -212,7 +213,7 @@ fn another_load_stops_an_arming_that_is_under_way() {
     let image = fake.image(nodes()).unwrap();
     assert!(!state.disarm(Reason::OtherLoad), "nothing was armed");
     assert_eq!(
-        state.arm(image, abi::Range::default(), [0; 16], then).err().map(|(reason, _)| reason),
+        state.arm(&mut Some(image), abi::Range::default(), [0; 16], then).err(),
         Some(Reason::OtherLoad)
     );
     let mut state = fake.armed();
@@ -220,7 +221,7 @@ fn another_load_stops_an_arming_that_is_under_way() {
     let image = fake.image(nodes()).unwrap();
     let then = state.moment();
     assert_eq!(
-        state.arm(image, abi::Range::default(), [0; 16], then).err().map(|(reason, _)| reason),
+        state.arm(&mut Some(image), abi::Range::default(), [0; 16], then).err(),
         Some(Reason::AlreadyArmed)
     );
     assert!(state.disarm(Reason::OtherLoad));
@@ -266,7 +267,8 @@ fn request() -> Arm {
 #[test]
 fn requests_that_make_no_sense_are_refused() {
     assert!(arming::check(&request()).is_ok());
-    let wrong: [(fn(&mut Arm), Reason); 12] = [
+    type Wrong = (fn(&mut Arm), Reason);
+    let wrong: [Wrong; 12] = [
         (|arm| arm.version += 1, Reason::Version),
         (|arm| arm.size -= 8, Reason::Version),
         (|arm| arm.follow = 4, Reason::SwitchedOff),
@@ -338,7 +340,7 @@ proptest! {
         if let Ok(image) = fake.image(nodes()) {
             let mut state = State::new();
             let then = state.moment();
-            prop_assert!(state.arm(image, abi::Range::default(), [0; 16], then).is_ok());
+            prop_assert!(state.arm(&mut Some(image), abi::Range::default(), [0; 16], then).is_ok());
             state.memory(Memory::Comes, block(events));
             state.memory(Memory::Gone, block(events));
         }
