@@ -144,7 +144,7 @@ impl Contents {
 /// Checks made, nothing changed yet: one system call is left.
 #[derive(Debug)]
 pub(crate) enum Plan<'a> {
-    Load(CrashPlan<'a>),
+    Load(Box<CrashPlan<'a>>),
     File(FileLoadPlan<'a>),
 }
 
@@ -159,7 +159,7 @@ impl<'a> Plan<'a> {
             mem_min: job.mem_min,
             mem_max: job.mem_max,
         };
-        plan_crash(host, &request).map(Self::Load).map_err(|source| job.failed(source))
+        plan_crash(host, &request).map(|plan| Self::Load(Box::new(plan))).map_err(|source| job.failed(source))
     }
 
     /// Plans an image by kexec_file_load.
