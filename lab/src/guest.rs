@@ -165,8 +165,8 @@ impl Guest {
         }
     }
 
-    /// Plugs in a memory module and waits until the guest has it online. Gives the name to remove it by.
-    pub fn add_memory(&mut self, bytes: u64) -> Result<String> {
+    /// Plugs in a memory module and waits until the guest has it online.
+    pub fn add_memory(&mut self, bytes: u64) -> Result<()> {
         let before = self.state()?.online_bytes();
         let id = format!("dimm{}", self.dimms);
         self.dimms += 1;
@@ -174,16 +174,6 @@ impl Guest {
         let what = format!("{} MiB more to be online", bytes / MIB);
         let state = self.wait_for(&what, |state| state.online_bytes() >= before + bytes)?;
         self.say(format!("added {} MiB: {} MiB online", bytes / MIB, state.online_bytes() / MIB));
-        Ok(id)
-    }
-
-    /// Takes a memory module out and waits until its blocks are gone. Its memory must have been onlined as movable.
-    pub fn remove_memory(&mut self, id: &str, bytes: u64) -> Result<()> {
-        let before = self.state()?.online_bytes();
-        self.qmp.remove_device(id)?;
-        let what = format!("{} MiB less to be online", bytes / MIB);
-        let state = self.wait_for(&what, |state| state.online_bytes() + bytes <= before)?;
-        self.say(format!("removed {} MiB: {} MiB online", bytes / MIB, state.online_bytes() / MIB));
         Ok(())
     }
 
