@@ -165,8 +165,8 @@ impl Guest {
         }
     }
 
-    /// Plugs in a memory module and waits until the guest has it online.
-    pub fn add_memory(&mut self, bytes: u64) -> Result<()> {
+    /// Plugs in a memory module and waits until the guest has it online. Gives the name to remove it by.
+    pub fn add_memory(&mut self, bytes: u64) -> Result<String> {
         let before = self.state()?.online_bytes();
         let id = format!("dimm{}", self.dimms);
         self.dimms += 1;
@@ -174,6 +174,16 @@ impl Guest {
         let what = format!("{} MiB more to be online", bytes / MIB);
         let state = self.wait_for(&what, |state| state.online_bytes() >= before + bytes)?;
         self.say(format!("added {} MiB: {} MiB online", bytes / MIB, state.online_bytes() / MIB));
+        Ok(id)
+    }
+
+    /// Takes a memory module out and waits until its blocks are gone. Its memory must have been onlined as movable.
+    pub fn remove_memory(&mut self, id: &str, bytes: u64) -> Result<()> {
+        let before = self.state()?.online_bytes();
+        self.qmp.remove_device(id)?;
+        let what = format!("{} MiB less to be online", bytes / MIB);
+        let state = self.wait_for(&what, |state| state.online_bytes() + bytes <= before)?;
+        self.say(format!("removed {} MiB: {} MiB online", bytes / MIB, state.online_bytes() / MIB));
         Ok(())
     }
 
@@ -207,7 +217,21 @@ impl Guest {
     }
 
     /// Has CPU `cpu` panic and waits for the machine's end. Writes the manifest before, if memory was filled.
-    pub fn crash(mut self, cpu: u32) -> Result<Crashed> {
+    pub fn crash(self, cpu: u32) -> Result<Crashed> {
+        self.crash_by(&format!("crash on CPU {cpu}"), |guest| guest.done(&Request::Crash { cpu }))
+    }
+
+    /// Plugs in a memory module of `bytes`, over which the guest is to panic: something in it waits for that.
+    pub fn crash_by_adding_memory(self, bytes: u64) -> Result<Crashed> {
+        self.crash_by("add memory, which is to crash it", |guest| guest.qmp.add_dimm("last", bytes))
+    }
+
+    /// Takes a memory module out, over which the guest is to panic: something in it waits for that.
+    pub fn crash_by_removing_memory(self, id: &str) -> Result<Crashed> {
+        self.crash_by("remove memory, which is to crash it", |guest| guest.qmp.remove_device(id))
+    }
+
+    fn crash_by(mut self, how: &str, crash: impl FnOnce(&mut Guest) -> Result<()>) -> Result<Crashed> {
         let before = self.state()?;
         let sealed = self.ask(&Request::Seal { disk: MANIFEST_DISK.into() }, patience(120));
         let manifest = match sealed {
@@ -219,8 +243,8 @@ impl Guest {
             Err(error) => return Err(error),
             Ok(other) => bail!("asked for the manifest the agent answers {other:?}"),
         };
-        self.say(format!("crash on CPU {cpu}"));
-        self.done(&Request::Crash { cpu })?;
+        self.say(how);
+        crash(&mut self)?;
         let took = self.wait_for_end(patience(400))?;
         self.say(format!("the machine ended {:.1} s after the crash", took.as_secs_f64()));
         let manifest = if manifest { Some(self.read_manifest()?) } else { None };

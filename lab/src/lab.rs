@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::cache::{Cache, Kernel, KernelLine};
 use crate::check::{Core, Findings};
@@ -21,6 +21,8 @@ pub const BUSYBOX_CAPTURE: &str = "/boot/capture-busybox.cpio";
 pub struct Lab {
     /// What guests are built from.
     pub sources: Sources,
+    /// Where what we build is.
+    pub dist: PathBuf,
     /// Where guests' files go, a directory each.
     pub dir: PathBuf,
 }
@@ -38,7 +40,7 @@ impl Lab {
             hotdump: hotdump.exists().then_some(hotdump),
             busybox: busybox.context("busybox is missing: install busybox-static (`cargo xtask setup`)")?,
         };
-        Ok(Lab { sources, dir: root.join("target/lab") })
+        Ok(Lab { sources, dist, dir: root.join("target/lab") })
     }
 
     /// Describes a guest with the newest kernel of `line`. `name` names its directory and its progress lines.
@@ -68,6 +70,13 @@ impl Lab {
             // There may be none.
             let _ = fs::remove_dir_all(paths.dir.join("dump"));
         }
+    }
+
+    /// The kernel module for this release.
+    pub fn module(&self, release: &str) -> Result<PathBuf> {
+        let module = self.dist.join(release).join("hotdump.ko");
+        ensure!(module.exists(), "there is no {}: `cargo xtask module KDIR` makes it", module.display());
+        Ok(module)
     }
 
     /// The directory of a scenario's guest.

@@ -64,6 +64,11 @@ impl Qmp {
         self.execute("device_add", &json!({"driver": "pc-dimm", "id": id, "memdev": backend}))
     }
 
+    /// Asks the guest to let go of a device.
+    pub fn remove_device(&mut self, id: &str) -> Result<()> {
+        self.execute("device_del", &json!({"id": id}))
+    }
+
     /// Adds a CPU in the first free place, under the name `id`.
     pub fn add_cpu(&mut self, id: &str) -> Result<()> {
         let slots: Vec<CpuSlot> = self.query("query-hotpluggable-cpus", &json!({}))?;

@@ -4,6 +4,7 @@
 
 mod bench;
 mod demo;
+mod module;
 mod programs;
 mod setup;
 mod tests;
@@ -22,6 +23,8 @@ usage: cargo xtask COMMAND
   setup                install the Debian packages that are missing (as root or by sudo)
   fetch [--refresh]    download kernels and kexec-tools into the cache; --refresh: newer ones, if there are
   build [--arch ARCH]  the static program: target/dist/ARCH/hotdump
+  module KDIR [--arch ARCH]
+                       the kernel module: target/dist/ARCH/RELEASE/hotdump.ko; KDIR: kernel headers or build folder
   demo                 one round, told to a person
   lab [SCENARIO...]    run these scenarios; without names, list them; `all` runs all
   bench load           guest time of hotdump load beside that of kexec-tools
@@ -50,6 +53,8 @@ fn run(words: &[&str]) -> Result<()> {
         ["fetch", "--refresh"] => fetch(true),
         ["build"] => programs::build("x86_64"),
         ["build", "--arch", arch] => programs::build(arch),
+        ["module", kdir] => module("x86_64", kdir),
+        ["module", kdir, "--arch", arch] => module(arch, kdir),
         ["demo"] => demo::run(&ready()?),
         ["lab"] => {
             for scenario in scenarios::all() {
@@ -74,6 +79,11 @@ fn run(words: &[&str]) -> Result<()> {
         }
         _ => bail!("what is `{}`?\n{USAGE}", words.join(" ")),
     }
+}
+
+fn module(arch: &str, kdir: &str) -> Result<()> {
+    println!("{}", module::build(arch, Path::new(kdir))?.display());
+    Ok(())
 }
 
 /// Sees that everything that guests need is there.

@@ -51,7 +51,8 @@ pub(crate) fn cargo(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-fn target_directory() -> Result<PathBuf> {
+/// Where cargo builds.
+pub(crate) fn target_directory() -> Result<PathBuf> {
     let arguments = ["metadata", "--format-version", "1", "--no-deps"];
     let metadata =
         lab::debian::output(Command::new(cargo_program()).args(arguments).current_dir(crate::root()))?;

@@ -120,6 +120,14 @@ impl Machine {
             Machine::X86_64 => 1 << 52,
         }
     }
+
+    /// First virtual address where the kernel's own image can lie; plain memory is mapped below it. x86:
+    /// `__START_KERNEL_map` (Documentation/arch/x86/x86_64/mm.rst).
+    pub const fn kernel_image_vaddr(self) -> u64 {
+        match self {
+            Machine::X86_64 => 0xffff_ffff_8000_0000,
+        }
+    }
 }
 
 impl fmt::Display for Machine {

@@ -3,7 +3,8 @@
 //! It is an ELF core header in reserved memory. Its program headers say where each CPU's register notes lie
 //! (`PT_NOTE`) and which physical memory there is to save (`PT_LOAD`); the capture kernel turns it into
 //! `/proc/vmcore`. This crate holds the physical ranges ([`PhysRange`], [`RangeSet`]), the header's [`layout`],
-//! a builder ([`build()`]) and a strict parser ([`Header::parse`]).
+//! a builder ([`build()`]), a strict parser ([`Header::parse`]) and the way to change a header that a crash may
+//! need at any instant ([`update`]).
 //!
 //! It knows nothing of files, system calls or kernels and allocates nothing unless the feature `alloc` is on, so
 //! the same lines can run in a loader, in a checker, in a test and in a kernel.
@@ -23,6 +24,7 @@ pub mod layout;
 mod parse;
 pub mod range;
 mod rules;
+pub mod update;
 
 pub use addr::{PhysAddr, PhysRange};
 pub use build::{BuildError, Contents, build, room_for, size_for};

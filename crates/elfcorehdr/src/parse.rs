@@ -102,6 +102,11 @@ impl<'a> Header<'a> {
         crate::size_for(self.table.len())
     }
 
+    /// All slots that the header counts.
+    pub(crate) fn slots(&self) -> impl DoubleEndedIterator<Item = Slot<'a>> + ExactSizeIterator + use<'a> {
+        self.table.iter().map(Slot)
+    }
+
     /// The notes, by slot. The builder puts one a CPU first and vmcoreinfo last.
     pub fn notes(&self) -> impl Iterator<Item = Note> + Clone + use<'a> {
         self.table.iter().take(self.notes).map(|slot| Slot(slot).note())
@@ -232,24 +237,29 @@ fn check_slot(machine: Machine, index: usize, slot: Slot<'_>, among_notes: bool)
 
 /// One program header.
 #[derive(Clone, Copy)]
-struct Slot<'a>(&'a [u8; PHDR_SIZE]);
+pub(crate) struct Slot<'a>(pub(crate) &'a [u8; PHDR_SIZE]);
 
 impl Slot<'_> {
-    fn kind(self) -> u32 {
+    pub(crate) fn kind(self) -> u32 {
         let [a, b, c, d, ..] = *self.0;
         u32::from_le_bytes([a, b, c, d])
     }
 
-    fn field(self, at: usize) -> u64 {
+    /// The aligned 8-byte word at `at`, a constant of [`phdr`].
+    pub(crate) fn field(self, at: usize) -> u64 {
         number(self.0, at, 8)
     }
 
+    pub(crate) fn is_zero(self) -> bool {
+        self.0.iter().all(|byte| *byte == 0)
+    }
+
     /// The note as the capture kernel takes it: from `p_offset`, of `p_memsz` bytes.
-    fn note(self) -> Note {
+    pub(crate) fn note(self) -> Note {
         Note { paddr: PhysAddr(self.field(phdr::OFFSET)), size: self.field(phdr::MEMSZ) }
     }
 
-    fn load(self) -> Load {
+    pub(crate) fn load(self) -> Load {
         Load {
             paddr: PhysAddr(self.field(phdr::PADDR)),
             vaddr: self.field(phdr::VADDR),

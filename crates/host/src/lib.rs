@@ -338,10 +338,13 @@ impl Host {
     /// All memory that a complete dump holds: what the kernel runs on, without the first megabyte, the crash
     /// reservations, and memory that the capture kernel will use as its own.
     pub fn expected_ram(&self) -> Result<RangeVec, HostError> {
-        let iomem = self.iomem()?;
+        Ok(self.iomem()?.ram().difference(&self.spared_ram()?).collect())
+    }
+
+    /// Memory that a dump does not hold though the kernel runs on it, see [`Host::expected_ram`].
+    pub fn spared_ram(&self) -> Result<RangeVec, HostError> {
         let cma = self.kexec()?.cma_ranges;
-        let spared: RangeVec = [FIRST_MIB].into_iter().chain(iomem.crash_reservations()).chain(cma).collect();
-        Ok(iomem.ram().difference(&spared).collect())
+        Ok([FIRST_MIB].into_iter().chain(self.iomem()?.crash_reservations()).chain(cma).collect())
     }
 
     /// The live kernel's memory.

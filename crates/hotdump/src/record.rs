@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use elfcorehdr::{PhysAddr, PhysRange};
 use host::Host;
-use kexec::Call;
+use kexec::{Call, Keeper};
 use serde::{Deserialize, Serialize};
 
 use crate::verify::Memory;
@@ -38,8 +38,8 @@ pub(crate) struct Record {
     pub(crate) initrd: Option<PathBuf>,
     /// Its command line, without `elfcorehdr=`.
     pub(crate) cmdline: String,
-    /// Whether the kernel was asked to keep the header current.
-    pub(crate) hotplug: bool,
+    /// Who was to keep the header current.
+    pub(crate) keeper: Keeper,
     /// When, in seconds since 1970.
     pub(crate) time: u64,
 }
@@ -160,7 +160,7 @@ mod tests {
             kernel: "/boot/vmlinuz".into(),
             initrd: None,
             cmdline: "console=ttyS0".to_owned(),
-            hotplug: true,
+            keeper: Keeper::Kernel,
             time: 1,
         }
     }

@@ -3,11 +3,12 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use host::{Host, Reservations};
+use kexec::{Module, ModuleError};
 use serde::Serialize;
 
 use crate::exit;
 use crate::record::{self, Record};
-use crate::text::{Range, print, print_json, size};
+use crate::text::{Range, counted, print, print_json, size};
 use crate::verify;
 
 /// Options of `hotdump status`.
@@ -28,6 +29,8 @@ struct Status {
     last_load_in_force: Option<bool>,
     /// Whether the kernel keeps the loaded image's header current by itself.
     crash_hotplug: Hotplug,
+    /// What the kernel module does, where it is loaded.
+    module: Option<Follower>,
     reservation: Option<Reserved>,
     header: Option<Header>,
     remarks: Vec<String>,
@@ -37,6 +40,77 @@ struct Status {
 struct Hotplug {
     cpu: Option<bool>,
     memory: Option<bool>,
+}
+
+/// The kernel module.
+#[derive(Debug, Serialize)]
+struct Follower {
+    /// Whether it follows an image, and that is up to date.
+    armed: bool,
+    /// Why it follows none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    memory: bool,
+    cpus: bool,
+    memory_events: u64,
+    cpu_events: u64,
+    /// Stores to crash headers.
+    stores: u64,
+    /// Changes that the machine went through between planning and arming.
+    reconciled: u64,
+    last_event_ns: u64,
+    slowest_event_ns: u64,
+    /// In seconds since 1970; 0 if there was none.
+    last_event_time: u64,
+    used_slots: u32,
+    free_slots: u32,
+}
+
+impl From<abi::Status> for Follower {
+    fn from(status: abi::Status) -> Self {
+        let armed = status.armed != 0;
+        let reason = match abi::Reason::from_code(status.reason) {
+            _ if armed => None,
+            Some(reason) => Some(reason.text().to_owned()),
+            None => Some(format!("reason {}", status.reason)),
+        };
+        Self {
+            armed,
+            reason,
+            memory: status.follow & abi::FOLLOW_MEMORY != 0,
+            cpus: status.follow & abi::FOLLOW_CPUS != 0,
+            memory_events: status.memory_events,
+            cpu_events: status.cpu_events,
+            stores: status.stores,
+            reconciled: status.reconciled,
+            last_event_ns: status.last_ns,
+            slowest_event_ns: status.slowest_ns,
+            last_event_time: status.last_time,
+            used_slots: status.used_slots,
+            free_slots: status.free_slots,
+        }
+    }
+}
+
+impl Follower {
+    fn lines(&self) -> Vec<String> {
+        let events = format!(
+            "  {}, {}, {}; the last took {} us, the slowest {} us",
+            counted(self.memory_events as usize, "memory event"),
+            counted(self.cpu_events as usize, "CPU event"),
+            counted(self.stores as usize, "store"),
+            self.last_event_ns / 1000,
+            self.slowest_event_ns / 1000
+        );
+        match &self.reason {
+            Some(reason) => vec![format!("module: follows no image: {reason}"), events],
+            None => vec![
+                format!("module: follows the image: CPUs {}, memory {}", word(self.cpus), word(self.memory)),
+                events,
+                format!("  header slots: {} used, {} free", self.used_slots, self.free_slots),
+            ],
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -78,6 +152,7 @@ impl Status {
         if let Some(hotplug) = status.noted(host.crash_hotplug()) {
             status.crash_hotplug = Hotplug { cpu: hotplug.cpu, memory: hotplug.memory };
         }
+        status.module = status.noted(module()).flatten();
         let reservations = status.noted(host.reservations()).flatten();
         status.reservation = reservations
             .map(|Reservations { main, low }| Reserved { main: main.into(), low: low.map(Range::from) });
@@ -122,10 +197,11 @@ impl Status {
             lines.push("  loaded by another program".to_owned());
         }
         lines.push(format!(
-            "kept current by the kernel: CPUs {}, memory {}",
+            "kept current: CPUs {}, memory {}",
             yes(self.crash_hotplug.cpu),
             yes(self.crash_hotplug.memory)
         ));
+        lines.extend(self.module.iter().flat_map(Follower::lines));
         match &self.reservation {
             Some(Reserved { main, low: None }) => lines.push(format!("reservation: {main}")),
             Some(Reserved { main, low: Some(low) }) => lines.push(format!("reservation: {main}, low {low}")),
@@ -162,6 +238,15 @@ impl Status {
             format!("  command line: {}", record.cmdline),
         ]
     }
+}
+
+/// What the module does; `None` where it is not loaded.
+fn module() -> Result<Option<Follower>, ModuleError> {
+    Module::open()?.map(|module| module.status().map(Follower::from)).transpose()
+}
+
+fn word(fact: bool) -> &'static str {
+    if fact { "yes" } else { "no" }
 }
 
 fn yes(fact: Option<bool>) -> &'static str {

@@ -9,7 +9,7 @@ use crate::absent;
 use crate::arch;
 use crate::error::{PlanError, Refusal};
 use crate::layout::Space;
-use crate::plan::{Segment, SegmentKind, Warning};
+use crate::plan::{Keeper, Segment, SegmentKind, Warning};
 
 /// A crash header with its place, and the zeros that it points to.
 pub(crate) struct CrashHeader {
@@ -65,20 +65,25 @@ impl CrashHeader {
 
 /// Makes the header of the machine as it is now and takes its place at the top of `space`.
 ///
-/// With `hotplug` the place has the room that the running kernel's handler may fill, else just the size it has now.
+/// The place has the room that `keeper` may fill, or just the size that the header has now.
 pub(crate) fn crash_header(
     host: &Host,
-    hotplug: bool,
+    keeper: Keeper,
     space: &mut Space,
     warnings: &mut Vec<Warning>,
 ) -> Result<CrashHeader, PlanError> {
-    let reported =
-        if hotplug { Some(host.kexec()?.elfcorehdr_size.ok_or(Refusal::NoCrashHotplug)?) } else { None };
     let memory: Vec<PhysRange> = host.expected_ram()?.iter().collect();
     let loads = loads(host, &memory, warnings)?;
     let possible = host.cpus()?.possible;
     let need = elfcorehdr::size_for(possible.len().saturating_add(1).saturating_add(loads.len()));
-    let room = reported.map_or(need as u64, |reported| elfcorehdr::room_for(reported, arch::PAGE));
+    let room = match keeper {
+        Keeper::Nobody => need as u64,
+        Keeper::Kernel => {
+            let reported = host.kexec()?.elfcorehdr_size.ok_or(Refusal::NoCrashHotplug)?;
+            elfcorehdr::room_for(reported, arch::PAGE)
+        }
+        Keeper::Module => module_room(loads.len(), possible.len()),
+    };
     if need as u64 > room {
         return Err(PlanError::HeaderRoom { need, room });
     }
@@ -94,6 +99,14 @@ pub(crate) fn crash_header(
     elfcorehdr::build(&contents, &mut bytes)?;
     let (cpu_notes, absent_notes, absent_cpus) = (notes.notes.len(), notes.zeros, notes.absent);
     Ok(CrashHeader { place, bytes, absent_notes, cpu_notes, absent_cpus, memory })
+}
+
+/// Bytes for a header that the module lets grow: as many memory entries more as the kernel plans for its own handler
+/// (CONFIG_CRASH_MAX_MEMORY_RANGES, 8192). They cost reserved memory only: the header counts an entry once it is used.
+fn module_room(loads: usize, cpus: usize) -> u64 {
+    const MORE_ENTRIES: usize = 8192;
+    let entries = cpus.saturating_add(1).saturating_add(loads).saturating_add(MORE_ENTRIES);
+    (elfcorehdr::size_for(entries.min(elfcorehdr::MAX_ENTRIES)) as u64).next_multiple_of(arch::PAGE)
 }
 
 /// The kernel's text, then all memory.

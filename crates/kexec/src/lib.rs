@@ -18,6 +18,7 @@ mod file_load;
 mod foreign;
 mod header;
 mod layout;
+mod module;
 mod plan;
 mod precheck;
 mod purgatory;
@@ -25,5 +26,8 @@ mod syscall;
 
 pub use error::{ImageError, PlanError, Refusal};
 pub use file_load::{FileLoadPlan, FileLoadRequest, plan_file_load};
-pub use plan::{CrashPlan, CrashRequest, PlanFacts, Segment, SegmentFacts, SegmentKind, Warning, plan_crash};
+pub use module::{Followed, Module, ModuleError};
+pub use plan::{
+    CrashPlan, CrashRequest, Keeper, PlanFacts, Segment, SegmentFacts, SegmentKind, Warning, plan_crash,
+};
 pub use syscall::{Call, SyscallError, Target, execute, unload};

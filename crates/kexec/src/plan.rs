@@ -7,8 +7,8 @@ use std::io::Read as _;
 
 use elfcorehdr::{PhysAddr, PhysRange, RangeVec};
 use host::{Host, Reservations};
-use purgatory::{Params, Region, digest};
-use serde::Serialize;
+use purgatory::{IDENTITY_OFFSET, Params, Region, digest};
+use serde::{Deserialize, Serialize};
 
 use crate::arch;
 use crate::error::{PlanError, Refusal};
@@ -30,12 +30,25 @@ pub struct CrashRequest<'a> {
     pub initrd: Option<&'a [u8]>,
     /// The command line, whole but for `elfcorehdr=` (see [`crate::cmdline`]).
     pub cmdline: &'a str,
-    /// Whether the running kernel shall keep the crash header up to date.
-    pub hotplug: bool,
+    /// Who shall keep the crash header up to date.
+    pub keeper: Keeper,
     /// Lowest address to use, where the user set one.
     pub mem_min: Option<PhysAddr>,
     /// Lowest address *not* to use, where the user set one.
     pub mem_max: Option<PhysAddr>,
+}
+
+/// Who keeps the crash header up to date while CPUs and memory come and go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Keeper {
+    /// Nobody: whoever sees a change has to load again.
+    #[default]
+    Nobody,
+    /// The running kernel (CONFIG_CRASH_HOTPLUG).
+    Kernel,
+    /// hotdump's kernel module, once it is armed.
+    Module,
 }
 
 /// What a segment holds.
@@ -148,8 +161,10 @@ pub struct PlanFacts {
     pub serial_port: Option<u16>,
     /// The command line as the capture kernel gets it.
     pub cmdline: String,
-    /// Whether the running kernel is asked to keep the header up to date.
-    pub hotplug: bool,
+    /// Who keeps the header up to date.
+    pub keeper: Keeper,
+    /// Memory that the dump leaves out.
+    pub spared: Vec<PhysRange>,
     /// Number of CPUs with a note.
     pub cpu_notes: usize,
     /// Absent CPUs whose save areas could not be worked out: their notes point to zeros until the header is updated.
@@ -160,6 +175,13 @@ pub struct PlanFacts {
     pub capture_memory: Vec<PhysRange>,
     /// What will probably go wrong.
     pub warnings: Vec<Warning>,
+}
+
+impl PlanFacts {
+    /// Where the image carries its identity: in purgatory's parameter block.
+    pub fn identity_at(&self) -> PhysAddr {
+        PhysAddr(self.purgatory_params.0.saturating_add(IDENTITY_OFFSET as u64))
+    }
 }
 
 /// What a plan says of a segment.
@@ -202,7 +224,7 @@ fn plan_image<'a>(host: &Host, request: &CrashRequest<'a>) -> Result<CrashPlan<'
     let params =
         Params::new(random.identity, kernel_entry.0, draft.boot_place.start().0, serial_port.unwrap_or(0));
     let base = draft.purgatory.start();
-    let program = ours::image(base, &with_regions(params, &segments, request.hotplug));
+    let program = ours::image(base, &with_regions(params, &segments, request.keeper));
     segments.push(Segment {
         kind: SegmentKind::Purgatory,
         place: draft.purgatory,
@@ -213,13 +235,14 @@ fn plan_image<'a>(host: &Host, request: &CrashRequest<'a>) -> Result<CrashPlan<'
         identity: random.identity,
         reservation: reservations.main,
         low_reservation: reservations.low,
-        segments: segments.iter().map(|segment| SegmentFacts::of(segment, request.hotplug)).collect(),
+        segments: segments.iter().map(|segment| SegmentFacts::of(segment, request.keeper)).collect(),
         elfcorehdr: draft.header.place(),
         kernel_entry,
         purgatory_entry: ours::entry(base),
         purgatory_params: ours::params_place(base),
         serial_port,
-        hotplug: request.hotplug,
+        keeper: request.keeper,
+        spared: host.spared_ram()?.iter().collect(),
         cpu_notes: draft.header.cpu_notes(),
         absent_cpus: draft.header.absent_cpus().to_vec(),
         memory: draft.header.memory().to_vec(),
@@ -253,7 +276,7 @@ impl Draft {
     ) -> Result<Self, PlanError> {
         let mut warnings = Vec::new();
         let mut space = Space::new(reservations.main, request.mem_min, request.mem_max)?;
-        let header = crash_header(host, request.hotplug, &mut space, &mut warnings)?;
+        let header = crash_header(host, request.keeper, &mut space, &mut warnings)?;
         let kernel = image.place(&mut space)?;
         let initrd = match request.initrd {
             Some([]) => return Err(PlanError::Empty { what: "initrd" }),
@@ -299,8 +322,8 @@ impl Draft {
 }
 
 /// `params` with a digest of every segment that is to be checked: the only pass over the data on this side of the call.
-fn with_regions(mut params: Params, segments: &[Segment<'_>], hotplug: bool) -> Params {
-    for segment in segments.iter().filter(|segment| is_checked(segment, hotplug)) {
+fn with_regions(mut params: Params, segments: &[Segment<'_>], keeper: Keeper) -> Params {
+    for segment in segments.iter().filter(|segment| is_checked(segment, keeper)) {
         let (start, size) = (segment.place.start().0, segment.data.len() as u64);
         let region = Region::new(segment.kind.name(), start, size, digest(&segment.data));
         // There are fewer kinds of segments than slots.
@@ -310,22 +333,22 @@ fn with_regions(mut params: Params, segments: &[Segment<'_>], hotplug: bool) -> 
 }
 
 impl SegmentFacts {
-    fn of(segment: &Segment<'_>, hotplug: bool) -> Self {
+    fn of(segment: &Segment<'_>, keeper: Keeper) -> Self {
         Self {
             kind: segment.kind,
             place: segment.place,
             bytes: segment.data.len(),
-            checked: is_checked(segment, hotplug),
+            checked: is_checked(segment, keeper),
         }
     }
 }
 
-/// Whether purgatory checks `segment`. A header that the kernel keeps up to date changes; purgatory cannot check itself;
+/// Whether purgatory checks `segment`. A header that is kept up to date changes; purgatory cannot check itself;
 /// zeros of absent CPUs are not worth refusing a dump for.
-fn is_checked(segment: &Segment<'_>, hotplug: bool) -> bool {
+fn is_checked(segment: &Segment<'_>, keeper: Keeper) -> bool {
     match segment.kind {
         SegmentKind::Kernel | SegmentKind::Initrd | SegmentKind::BootData => !segment.data.is_empty(),
-        SegmentKind::Elfcorehdr => !hotplug,
+        SegmentKind::Elfcorehdr => keeper == Keeper::Nobody,
         SegmentKind::AbsentNotes | SegmentKind::Purgatory => false,
     }
 }
@@ -403,7 +426,7 @@ impl<'a> CrashPlan<'a> {
             .iter()
             .map(|segment| SegmentRef { place: segment.place, data: &segment.data })
             .collect();
-        if !self.facts.hotplug {
+        if self.facts.keeper != Keeper::Kernel {
             return syscall::kexec_load(host, self.facts.purgatory_entry, &segments, KEXEC_ON_CRASH);
         }
         // Kernels from 6.10 know the first flag; those before (6.6 on x86) only the second. An unknown flag is refused
@@ -489,7 +512,7 @@ mod tests {
             kernel,
             initrd,
             cmdline: "console=ttyS0",
-            hotplug: false,
+            keeper: Keeper::Nobody,
             mem_min: None,
             mem_max: None,
         }
@@ -557,9 +580,9 @@ mod tests {
     fn purgatory_is_told_what_to_check() {
         let (kernel, initrd) = (sample_kernel(5000), vec![1; 10_000]);
         let host = machine("debian-6.12-hotplug");
-        for hotplug in [false, true] {
+        for keeper in [Keeper::Nobody, Keeper::Kernel, Keeper::Module] {
             let plan =
-                plan_image(&host, &CrashRequest { hotplug, ..request(&kernel, Some(&initrd)) }).unwrap();
+                plan_image(&host, &CrashRequest { keeper, ..request(&kernel, Some(&initrd)) }).unwrap();
             let program = segment(&plan, SegmentKind::Purgatory);
             let at = (plan.facts().purgatory_params.0 - program.place.start().0) as usize;
             let params = Params::parse(program.data[at..].first_chunk().unwrap()).unwrap();
@@ -569,7 +592,7 @@ mod tests {
             assert_eq!(params.serial_port, 0x3f8);
             let mut names: Vec<&str> = params.regions().iter().map(|region| region.name()).collect();
             names.sort_unstable();
-            let header: &[&str] = if hotplug { &[] } else { &["elfcorehdr"] };
+            let header: &[&str] = if keeper == Keeper::Nobody { &["elfcorehdr"] } else { &[] };
             assert_eq!(names, [&["boot data"], header, &["initrd", "kernel"]].concat());
             for region in params.regions() {
                 let segment =
@@ -583,8 +606,9 @@ mod tests {
     #[test]
     fn with_hotplug_the_header_has_the_room_that_the_kernel_says() {
         let kernel = sample_kernel(5000);
-        let with =
-            |name| plan_image(&machine(name), &CrashRequest { hotplug: true, ..request(&kernel, None) });
+        let with = |name| {
+            plan_image(&machine(name), &CrashRequest { keeper: Keeper::Kernel, ..request(&kernel, None) })
+        };
         let host = machine("debian-6.12-hotplug");
         let reported = host.kexec().unwrap().elfcorehdr_size.unwrap();
         let plan = with("debian-6.12-hotplug").unwrap();
@@ -625,7 +649,7 @@ mod tests {
             machine_index in 0..MACHINES.len(),
             code in 2048usize..200_000,
             initrd in proptest::option::of(1usize..3_000_000),
-            hotplug: bool,
+            keeper in prop::sample::select(vec![Keeper::Nobody, Keeper::Kernel, Keeper::Module]),
             min in proptest::option::of(0u64..0x2_0000_0000),
             max in proptest::option::of(0u64..0x2_0000_0000),
         ) {
@@ -633,7 +657,7 @@ mod tests {
             let initrd = initrd.map(|size| vec![3; size]);
             let host = machine(MACHINES[machine_index]);
             let request = CrashRequest {
-                hotplug,
+                keeper,
                 mem_min: min.map(PhysAddr),
                 mem_max: max.map(PhysAddr),
                 ..request(&kernel, initrd.as_deref())

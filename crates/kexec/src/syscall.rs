@@ -333,6 +333,30 @@ pub fn unload(host: &Host, target: Target, by: Call) -> Result<(), SyscallError>
     }
 }
 
+/// Passes a structure of the module's interface to the module and takes its answer.
+pub(crate) fn module_arm(device: BorrowedFd<'_>, request: &mut abi::Arm) -> io::Result<()> {
+    // SAFETY: the module reads and writes one `Arm` at the pointer, which the ioctl's number tells the size of.
+    let answer =
+        unsafe { libc::ioctl(device.as_raw_fd(), u64::from(abi::IOCTL_ARM) as _, request as *mut abi::Arm) };
+    if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Has the module let go of the image.
+pub(crate) fn module_disarm(device: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: this ioctl takes no argument.
+    let answer = unsafe { libc::ioctl(device.as_raw_fd(), u64::from(abi::IOCTL_DISARM) as _) };
+    if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Asks the module what it does.
+pub(crate) fn module_status(device: BorrowedFd<'_>) -> io::Result<abi::Status> {
+    let mut status = abi::Status::default();
+    // SAFETY: the module writes one `Status` at the pointer, which the ioctl's number tells the size of.
+    let answer =
+        unsafe { libc::ioctl(device.as_raw_fd(), u64::from(abi::IOCTL_STATUS) as _, &raw mut status) };
+    if answer == 0 { Ok(status) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Boots what is loaded as [`Target::Normal`], at once: nothing is synced or unmounted.
 ///
 /// # Errors

@@ -13,5 +13,7 @@
 mod params;
 mod verify;
 
-pub use params::{MAX_REGIONS, NAME_SIZE, PARAMS_SIZE, Params, ParamsError, Region, VERSION};
+pub use params::{
+    IDENTITY_OFFSET, MAX_REGIONS, NAME_SIZE, PARAMS_SIZE, Params, ParamsError, Region, VERSION,
+};
 pub use verify::{DIGEST_SIZE, Digest, Mismatch, digest, first_mismatch};

@@ -16,6 +16,9 @@ pub const MAX_REGIONS: usize = 16;
 /// Bytes of a region's name, padded with zeros.
 pub const NAME_SIZE: usize = 16;
 
+/// Where the block has the identity of its load, in bytes.
+pub const IDENTITY_OFFSET: usize = 16;
+
 const REGION_SIZE: usize = 8 + 8 + 32 + NAME_SIZE;
 const REGIONS_OFFSET: usize = 56;
 
@@ -120,7 +123,7 @@ impl Params {
         bytes[0..8].copy_from_slice(&MAGIC);
         bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
         bytes[12..16].copy_from_slice(&(self.region_count as u32).to_le_bytes());
-        bytes[16..32].copy_from_slice(&self.identity);
+        bytes[IDENTITY_OFFSET..32].copy_from_slice(&self.identity);
         bytes[32..40].copy_from_slice(&self.entry.to_le_bytes());
         bytes[40..48].copy_from_slice(&self.boot_params.to_le_bytes());
         bytes[48..50].copy_from_slice(&self.serial_port.to_le_bytes());
@@ -150,8 +153,12 @@ impl Params {
         if count as usize > MAX_REGIONS {
             return Err(ParamsError::RegionCount(count));
         }
-        let mut params =
-            Self::new(array_at(bytes, 16), u64_at(bytes, 32), u64_at(bytes, 40), u16_at(bytes, 48));
+        let mut params = Self::new(
+            array_at(bytes, IDENTITY_OFFSET),
+            u64_at(bytes, 32),
+            u64_at(bytes, 40),
+            u16_at(bytes, 48),
+        );
         for from in bytes[REGIONS_OFFSET..].chunks_exact(REGION_SIZE).take(count as usize) {
             params.push(region(from)?)?;
         }

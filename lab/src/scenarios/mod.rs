@@ -5,6 +5,7 @@ use anyhow::Result;
 use crate::lab::Lab;
 
 mod flips;
+mod module;
 mod personality;
 mod refusals;
 mod rounds;
@@ -22,7 +23,7 @@ pub struct Scenario {
 
 /// All of them.
 pub fn all() -> Vec<Scenario> {
-    [rounds::ALL, refusals::ALL, flips::ALL, personality::ALL].concat()
+    [rounds::ALL, refusals::ALL, flips::ALL, personality::ALL, module::ALL].concat()
 }
 
 /// Makes the table `ALL` of a module: each function that is a story, and what it shows.

@@ -12,8 +12,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use elfcorehdr::PhysAddr;
 use host::{CrashHotplug, Host, Lockdown};
 use kexec::{
-    Call, CrashPlan, CrashRequest, FileLoadPlan, FileLoadRequest, PlanError, PlanFacts, Refusal,
-    SyscallError, Target, Warning, plan_crash, plan_file_load,
+    Call, CrashPlan, CrashRequest, FileLoadPlan, FileLoadRequest, Followed, Keeper, Module, ModuleError,
+    PlanError, PlanFacts, Refusal, SyscallError, Target, Warning, plan_crash, plan_file_load,
 };
 
 use crate::exit;
@@ -39,7 +39,7 @@ pub(crate) struct Job {
     pub(crate) initrd: Option<PathBuf>,
     /// Whole, but for `elfcorehdr=`.
     pub(crate) cmdline: String,
-    pub(crate) hotplug: bool,
+    pub(crate) keeper: Keeper,
     pub(crate) mem_min: Option<PhysAddr>,
     pub(crate) mem_max: Option<PhysAddr>,
 }
@@ -58,10 +58,13 @@ pub(crate) enum LoadError {
     #[error("{source}{}", if *disarmed { GONE } else { "" })]
     Syscall { source: SyscallError, disarmed: bool },
     #[error(
-        "the image is loaded, but the kernel does not keep it current (crash_hotplug says {found}): load again whenever \
-         CPUs or memory come or go"
+        "the image is loaded, but not kept current ({found}): load again whenever CPUs or memory come or go"
     )]
     NotCurrent { found: String },
+    #[error("{0}")]
+    NoModule(ModuleError),
+    #[error("the image is loaded, but not followed: {0}; load again whenever CPUs or memory come or go")]
+    NotFollowed(ModuleError),
 }
 
 impl LoadError {
@@ -70,7 +73,7 @@ impl LoadError {
         match self {
             Self::Lock(LockError::Held { .. }) => exit::BUSY,
             Self::Syscall { disarmed: true, .. } => exit::DISARMED,
-            Self::NotCurrent { .. } => exit::NOT_CURRENT,
+            Self::NotCurrent { .. } | Self::NotFollowed(_) => exit::NOT_CURRENT,
             _ => exit::FAILED,
         }
     }
@@ -154,7 +157,7 @@ impl<'a> Plan<'a> {
             kernel: &contents.kernel,
             initrd: contents.initrd.as_deref(),
             cmdline: &job.cmdline,
-            hotplug: job.hotplug,
+            keeper: job.keeper,
             mem_min: job.mem_min,
             mem_max: job.mem_max,
         };
@@ -177,7 +180,7 @@ impl<'a> Plan<'a> {
         let plan = || {
             let plan = plan_file_load(host, request)?;
             // kexec_file_load has no flag for it: kernels that can keep the header current do.
-            if job.hotplug && host.kexec()?.elfcorehdr_size.is_none() {
+            if job.keeper == Keeper::Kernel && host.kexec()?.elfcorehdr_size.is_none() {
                 return Err(Refusal::NoCrashHotplug.into());
             }
             Ok(plan)
@@ -238,10 +241,8 @@ impl<'a> Plan<'a> {
     pub(crate) fn record(&self, host: &Host, job: &Job) -> Option<Record> {
         let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let facts = self.facts();
-        let identity = facts.and_then(|facts| {
-            let at = facts.purgatory_params.checked_add(IDENTITY_OFFSET)?;
-            Some(Identity { name: Identity::name(facts.identity), at })
-        });
+        let identity =
+            facts.map(|facts| Identity { name: Identity::name(facts.identity), at: facts.identity_at() });
         Some(Record {
             boot_id: host.boot_id().ok()?,
             syscall: self.call(),
@@ -250,14 +251,11 @@ impl<'a> Plan<'a> {
             kernel: absolute(&job.kernel),
             initrd: job.initrd.as_deref().map(absolute),
             cmdline: job.cmdline.clone(),
-            hotplug: job.hotplug,
+            keeper: job.keeper,
             time,
         })
     }
 }
-
-/// Where purgatory's parameter block has the image's identity, in bytes.
-const IDENTITY_OFFSET: u64 = 16;
 
 fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
@@ -306,6 +304,22 @@ fn is_refused_call(error: &LoadError) -> bool {
     matches!(source, SyscallError::NoSuchCall { .. } | SyscallError::NotPermitted { .. })
 }
 
+/// The module, which must be there.
+pub(crate) fn module() -> Result<Module, LoadError> {
+    Module::open().and_then(|module| module.ok_or(ModuleError::NotThere)).map_err(LoadError::NoModule)
+}
+
+/// Has the module follow the image that was just loaded.
+pub(crate) fn arm(module: &Module, facts: &PlanFacts) -> Result<CrashHotplug, LoadError> {
+    let Followed { memory, cpus } = module.arm(facts).map_err(LoadError::NotFollowed)?;
+    let hotplug = CrashHotplug { cpu: Some(cpus), memory: Some(memory) };
+    if keeps_current(hotplug) {
+        return Ok(hotplug);
+    }
+    let missing = if memory { "CPUs" } else { "memory" };
+    Err(LoadError::NotCurrent { found: format!("the module does not follow {missing}") })
+}
+
 /// Reads back whether the kernel keeps the image current, as `--hotplug` asks for.
 ///
 /// The kernel answers "0" also while something else holds its kexec lock, so a "0" is asked again for a while.
@@ -325,7 +339,7 @@ pub(crate) fn confirm_hotplug(host: &Host) -> Result<CrashHotplug, LoadError> {
     }
     let shown = |value: Option<bool>| value.map_or("nothing", |on| if on { "1" } else { "0" });
     Err(LoadError::NotCurrent {
-        found: format!("{} for CPUs, {} for memory", shown(last.cpu), shown(last.memory)),
+        found: format!("crash_hotplug says {} for CPUs, {} for memory", shown(last.cpu), shown(last.memory)),
     })
 }
 
@@ -385,7 +399,7 @@ mod tests {
             kernel: kernel.to_owned(),
             initrd: Some(initrd.to_owned()),
             cmdline: String::new(),
-            hotplug: false,
+            keeper: Keeper::Nobody,
             mem_min: None,
             mem_max: None,
         };

@@ -8,7 +8,7 @@ use clap::builder::{TypedValueParser as _, ValueParser};
 use elfcorehdr::PhysAddr;
 use host::{CrashHotplug, Host};
 use kexec::cmdline::{Overrides, Source, crash_cmdline};
-use kexec::{Call, PlanFacts, Target, Warning};
+use kexec::{Call, Keeper, Module, PlanFacts, Target, Warning};
 use serde::Serialize;
 
 use crate::exit;
@@ -60,6 +60,9 @@ pub(crate) struct Args {
         require_equals = true
     )]
     hotplug: HotplugChoice,
+    /// Who keeps the image current on CPU and memory hotplug
+    #[arg(long, value_name = "HOW", value_enum, conflicts_with = "hotplug")]
+    keep: Option<Keep>,
     /// Lowest address to load to (kexec_load only)
     #[arg(long, value_name = "ADDRESS", value_parser = address_parser())]
     mem_min: Option<PhysAddr>,
@@ -89,6 +92,19 @@ enum HotplugChoice {
     Always,
 }
 
+/// Who keeps the image current.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Keep {
+    /// The best that this machine allows: module, native or reload; says which, and why
+    Auto,
+    /// The kernel (Linux 6.6 and later), with a time at each event in which a crash leaves no dump
+    Native,
+    /// The kernel module hotdump.ko
+    Module,
+    /// Nobody: udev rules, or whoever sees a change, load again
+    Reload,
+}
+
 /// Options of `hotdump unload`.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct UnloadArgs {
@@ -108,7 +124,12 @@ struct Report<'a> {
     kernel: &'a Path,
     initrd: Option<&'a Path>,
     cmdline: &'a str,
-    /// What the kernel says after a load with `--hotplug`.
+    /// Who keeps it current.
+    keeper: Keeper,
+    /// Why it is this one; none where it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    keeper_because: Option<&'static str>,
+    /// What the keeper says after the load.
     crash_hotplug: Option<Hotplug>,
     plan: Option<&'a PlanFacts>,
     warnings: &'a [Warning],
@@ -136,10 +157,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     let files = Files::open(&job)?;
     // A plan is made for the machine as it is, so nobody may change what is loaded between plan and load.
     let _lock = if args.dry_run { None } else { Some(take_lock()?) };
-    let because = match args.syscall {
-        SyscallChoice::Auto => job::only_file_load(&host),
-        _ => None,
-    };
+    let because = args.only_file_load(&host);
+    if job.keeper == Keeper::Module && (args.syscall == SyscallChoice::File || because.is_some()) {
+        let because = because.map_or(String::new(), |because| format!(", and {because}"));
+        anyhow::bail!("--keep module needs kexec_load{because}: use --keep native or --keep reload");
+    }
     if args.syscall == SyscallChoice::File || because.is_some() {
         let plan = Plan::by_file(&host, &job, &files, Target::Crash)?;
         return Ok(args.carry_out(&host, &job, &plan, because.map(str::to_owned))?);
@@ -147,7 +169,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     let contents = Contents::read(&files)?;
     let plan = Plan::by_load(&host, &job, &contents)?;
     match args.carry_out(&host, &job, &plan, None) {
-        Err(error) if args.syscall == SyscallChoice::Auto && job::may_try_file_load(&error) => {
+        Err(error)
+            if args.syscall == SyscallChoice::Auto
+                && job.keeper != Keeper::Module
+                && job::may_try_file_load(&error) =>
+        {
             let plan = Plan::by_file(&host, &job, &files, Target::Crash)?;
             Ok(args.carry_out(&host, &job, &plan, Some(error.to_string()))?)
         }
@@ -184,8 +210,14 @@ pub(crate) fn load_and_record(
     job: &Job,
     plan: &Plan<'_>,
 ) -> Result<Option<CrashHotplug>, LoadError> {
+    // Before the call, which takes the image that is loaded now.
+    let module = if job.keeper == Keeper::Module { Some(job::module()?) } else { None };
     plan.load(host, Target::Crash)?;
-    let confirmed = if job.hotplug { Some(confirm_hotplug(host)) } else { None };
+    let confirmed = match (&module, plan.facts(), job.keeper) {
+        (Some(module), Some(facts), _) => Some(job::arm(module, facts)),
+        (_, _, Keeper::Kernel) => Some(confirm_hotplug(host)),
+        _ => None,
+    };
     // The image is loaded whatever the file system says: status and verify find it without the record too.
     if let Some(Err(error)) = plan.record(host, job).map(|record| record.write(record::DIR)) {
         tell(format_args!("hotdump: warning: {error}"));
@@ -215,13 +247,35 @@ impl Args {
             initrd,
             cmdline: crash_cmdline(source, &overrides)
                 .map_err(|error| anyhow::anyhow!("command line: {error}"))?,
-            hotplug: match self.hotplug {
-                HotplugChoice::Never => false,
-                HotplugChoice::Auto => host.kexec()?.elfcorehdr_size.is_some(),
-                HotplugChoice::Always => true,
-            },
+            keeper: self.keeper(host)?.0,
             mem_min: self.mem_min,
             mem_max: self.mem_max,
+        })
+    }
+
+    /// Why only kexec_file_load will do, where the choice is free.
+    fn only_file_load(&self, host: &Host) -> Option<&'static str> {
+        match self.syscall {
+            SyscallChoice::Auto => job::only_file_load(host),
+            _ => None,
+        }
+    }
+
+    /// Who shall keep the image current, and why, where that was left to us.
+    fn keeper(&self, host: &Host) -> anyhow::Result<(Keeper, Option<&'static str>)> {
+        let kernel_can = || Ok::<_, host::HostError>(host.kexec()?.elfcorehdr_size.is_some());
+        Ok(match (self.keep, self.hotplug) {
+            (Some(Keep::Native), _) | (None, HotplugChoice::Always) => (Keeper::Kernel, None),
+            (Some(Keep::Module), _) => (Keeper::Module, None),
+            (Some(Keep::Reload), _) | (None, HotplugChoice::Never) => (Keeper::Nobody, None),
+            (None, HotplugChoice::Auto) => {
+                (if kernel_can()? { Keeper::Kernel } else { Keeper::Nobody }, None)
+            }
+            (Some(Keep::Auto), _) => {
+                let by_file = self.syscall == SyscallChoice::File || self.only_file_load(host).is_some();
+                let (keeper, because) = best_keeper(by_file, Module::open()?.is_some(), kernel_can()?);
+                (keeper, Some(because))
+            }
         })
     }
 
@@ -262,6 +316,8 @@ impl Args {
             kernel: &job.kernel,
             initrd: job.initrd.as_deref(),
             cmdline: &job.cmdline,
+            keeper: job.keeper,
+            keeper_because: self.keeper(host).ok().and_then(|(_, because)| because),
             crash_hotplug: crash_hotplug.map(Hotplug::from),
             plan: plan.facts(),
             warnings: plan.warnings(),
@@ -290,10 +346,31 @@ impl std::fmt::Display for Report<'_> {
         if let Some(because) = &self.because {
             write!(f, " ({because})")?;
         }
-        if self.crash_hotplug.is_some() {
-            f.write_str("; the kernel keeps it current")?;
+        match (self.keeper, self.crash_hotplug.is_some()) {
+            (Keeper::Kernel, true) => f.write_str("; the kernel keeps it current")?,
+            (Keeper::Module, true) => f.write_str("; the module keeps it current")?,
+            (Keeper::Nobody, _) if self.keeper_because.is_some() => {
+                f.write_str("; nobody keeps it current")?
+            }
+            _ => {}
         }
-        Ok(())
+        self.keeper_because.map_or(Ok(()), |because| write!(f, " ({because})"))
+    }
+}
+
+/// The best keeper for an image that is loaded by kexec_file_load or not, on a machine whose module is loaded or not,
+/// and whose kernel can or cannot; and why.
+fn best_keeper(by_file: bool, module_loaded: bool, kernel_can: bool) -> (Keeper, &'static str) {
+    match (by_file, module_loaded, kernel_can) {
+        (false, true, _) => (Keeper::Module, "hotdump.ko is loaded"),
+        (false, false, true) => (Keeper::Kernel, "hotdump.ko is not loaded"),
+        (true, _, true) => (Keeper::Kernel, "hotdump.ko needs kexec_load"),
+        (false, false, false) => {
+            (Keeper::Nobody, "the kernel cannot and hotdump.ko is not loaded: load again at every change")
+        }
+        (true, _, false) => {
+            (Keeper::Nobody, "the kernel cannot and hotdump.ko needs kexec_load: load again at every change")
+        }
     }
 }
 

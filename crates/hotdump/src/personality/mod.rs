@@ -13,7 +13,7 @@ use std::process::Command;
 
 use host::Host;
 use kexec::cmdline::{Overrides, Source, crash_cmdline};
-use kexec::{Call, ImageError, PlanError, Refusal, SyscallError, Target};
+use kexec::{Call, ImageError, Keeper, Module, PlanError, Refusal, SyscallError, Target};
 
 use crate::load::{
     self, Contents, Files, Job, LoadError, Plan, SyscallChoice, load_and_record, take_lock,
@@ -127,8 +127,9 @@ impl Work {
                 Boot with crashkernel=256M (or as large as your distribution advises), then load the crash kernel";
             return Err(Failure::new(code::FATAL, text));
         }
-        if self.hotplug && host.kexec().map_err(unreadable)?.elfcorehdr_size.is_none() {
-            let text = "Path /sys/kernel/crash_elfcorehdr_size does not exist, the kernel needs CONFIG_CRASH_HOTPLUG";
+        if self.hotplug && self.keeper(host).map_err(unreadable)? == Keeper::Nobody {
+            let text = "Path /sys/kernel/crash_elfcorehdr_size does not exist, the kernel needs CONFIG_CRASH_HOTPLUG, \
+                or hotdump's module: modprobe hotdump, and not -s";
             return Err(Failure::new(code::FATAL, text));
         }
         if self.reuse_initrd {
@@ -142,6 +143,19 @@ impl Work {
             return Err(Failure::new(code::FATAL, text));
         }
         Ok(())
+    }
+
+    /// Who shall keep the image current: the kernel where it can, else the module where that is loaded. The module
+    /// follows only what is loaded by kexec_load.
+    fn keeper(&self, host: &Host) -> Result<Keeper, host::HostError> {
+        if !self.hotplug {
+            return Ok(Keeper::Nobody);
+        }
+        if host.kexec()?.elfcorehdr_size.is_some() {
+            return Ok(Keeper::Kernel);
+        }
+        let by_module = self.syscall != SyscallChoice::File && matches!(Module::open(), Ok(Some(_)));
+        Ok(if by_module { Keeper::Module } else { Keeper::Nobody })
     }
 
     fn unload(&self, host: &Host) -> Result<(), Failure> {
@@ -173,7 +187,7 @@ impl Work {
             kernel: kernel.clone(),
             initrd: self.initrd.clone(),
             cmdline: self.cmdline(host)?,
-            hotplug: self.hotplug,
+            keeper: self.keeper(host).map_err(|error| Failure::new(code::FATAL, error.to_string()))?,
             mem_min: self.mem_min,
             mem_max: self.mem_max,
         };
@@ -185,6 +199,9 @@ impl Work {
                 return Err(Failure::new(code::FAILED, text));
             }
             (Target::Crash, SyscallChoice::Load) => return self.by_load(host, &job, &files),
+            (Target::Crash, SyscallChoice::Auto) if job.keeper == Keeper::Module => {
+                return self.by_load(host, &job, &files);
+            }
             (target, SyscallChoice::File) => self.by_file(host, &job, &files, target),
             (Target::Normal, SyscallChoice::Auto) => self.by_file(host, &job, &files, Target::Normal),
             (Target::Crash, SyscallChoice::Auto) => match self.by_file(host, &job, &files, Target::Crash) {
@@ -308,9 +325,11 @@ impl Work {
             LoadError::Syscall { .. } if self.syscall == SyscallChoice::File && has_no_file_load(&error) => {
                 no_file_load(&error)
             }
-            LoadError::Syscall { .. } | LoadError::NotCurrent { .. } | LoadError::Lock(_) => {
-                Failure::new(code::FAILED, error.to_string())
-            }
+            LoadError::Syscall { .. }
+            | LoadError::NotCurrent { .. }
+            | LoadError::NoModule(_)
+            | LoadError::NotFollowed(_)
+            | LoadError::Lock(_) => Failure::new(code::FAILED, error.to_string()),
         }
     }
 

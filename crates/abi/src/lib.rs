@@ -1,0 +1,145 @@
+//! What hotdump's kernel module and the loader say to each other: ioctls on [`DEVICE`] and their structures.
+//!
+//! Both ends compile these definitions; the C part of the module gets them as a header that [`c_header()`] writes, with
+//! assertions on every size and offset. Every structure starts with [`VERSION`] and its own size, so that ends of
+//! different age tell each other instead of misreading. All addresses are physical; numbers are of the machine's own
+//! byte order; no structure has padding.
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+mod header;
+mod reason;
+
+pub use header::c_header;
+pub use reason::Reason;
+
+/// Version of this interface. Both ends must have the same.
+pub const VERSION: u32 = 1;
+
+/// The module's device. Reading it gives the bytes of the armed crash header as they are in reserved memory.
+pub const DEVICE: &str = "/dev/hotdump";
+
+/// [`Arm::follow`]: memory that comes and goes.
+pub const FOLLOW_MEMORY: u32 = 1;
+/// [`Arm::follow`]: CPUs that come.
+pub const FOLLOW_CPUS: u32 = 2;
+
+/// Most ranges that [`Arm::excluded`] holds.
+pub const MAX_EXCLUDED: usize = 16;
+
+/// The ioctls' type letter.
+const IOCTL_TYPE: u32 = b'H' as u32;
+
+/// Number of an ioctl, as `_IOC` of the kernel's ioctl.h forms it on x86 and arm64: 2 bits of direction (1 writes to the
+/// kernel, 2 reads from it), 14 of size, 8 of type, 8 of number.
+const fn ioctl(direction: u32, number: u32, size: usize) -> u32 {
+    direction << 30 | (size as u32) << 16 | IOCTL_TYPE << 8 | number
+}
+
+/// Takes an [`Arm`]: follow the machine in this crash image. On an error [`Arm::reason`] says why.
+pub const IOCTL_ARM: u32 = ioctl(3, 1, size_of::<Arm>());
+/// Takes nothing: stop following. The image stays loaded.
+pub const IOCTL_DISARM: u32 = ioctl(0, 2, 0);
+/// Gives a [`Status`].
+pub const IOCTL_STATUS: u32 = ioctl(2, 3, size_of::<Status>());
+
+/// Defines a structure of the interface and the table that the C header is written from.
+macro_rules! structure {
+    ($(#[$doc:meta])* $name:ident $c:literal { $($(#[$field_doc:meta])* $field:ident: $kind:ty, $c_kind:literal $c_array:literal;)* }) => {
+        $(#[$doc])*
+        #[repr(C)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct $name { $($(#[$field_doc])* pub $field: $kind,)* }
+
+        impl $name {
+            pub(crate) const SHAPE: header::Shape = header::Shape {
+                name: $c,
+                size: size_of::<$name>(),
+                fields: &[$(header::Field {
+                    name: stringify!($field),
+                    kind: $c_kind,
+                    array: $c_array,
+                    offset: core::mem::offset_of!($name, $field),
+                },)*],
+            };
+        }
+
+        const _: () = assert!(size_of::<$name>() == 0 $(+ size_of::<$kind>())*, "padding");
+    };
+}
+
+structure! {
+    /// Physical memory from `start` up to, not including, `end`.
+    Range "hotdump_range" {
+        /// First address.
+        start: u64, "__u64" "";
+        /// First address past the range.
+        end: u64, "__u64" "";
+    }
+}
+
+structure! {
+    /// A crash image, as loaded, for [`IOCTL_ARM`].
+    Arm "hotdump_arm" {
+        /// [`VERSION`].
+        version: u32, "__u32" "";
+        /// Size of this structure in bytes.
+        size: u32, "__u32" "";
+        /// Where the crash header is, with its room to grow. Whole pages.
+        header: Range, "struct hotdump_range" "";
+        /// Where the image carries its identity.
+        identity_at: u64, "__u64" "";
+        /// The image's random name.
+        identity: [u8; 16], "__u8" "[16]";
+        /// What to follow: [`FOLLOW_MEMORY`], [`FOLLOW_CPUS`]. Answer: what of it is followed.
+        follow: u32, "__u32" "";
+        /// Number of ranges in `excluded`.
+        excluded_count: u32, "__u32" "";
+        /// RAM that a dump shall not hold: low memory, the reservations.
+        excluded: [Range; MAX_EXCLUDED], "struct hotdump_range" "[HOTDUMP_MAX_EXCLUDED]";
+        /// Answer: a [`Reason`] where arming failed.
+        reason: u32, "__u32" "";
+        /// Answer: what was found in its place, if the reason has something to tell; else 0.
+        found: u32, "__u32" "";
+    }
+}
+
+structure! {
+    /// What the module does and did, for [`IOCTL_STATUS`].
+    Status "hotdump_status" {
+        /// [`VERSION`].
+        version: u32, "__u32" "";
+        /// Size of this structure in bytes.
+        size: u32, "__u32" "";
+        /// 1 while an image is followed.
+        armed: u32, "__u32" "";
+        /// Why none is followed: a [`Reason`].
+        reason: u32, "__u32" "";
+        /// What is followed: [`FOLLOW_MEMORY`], [`FOLLOW_CPUS`].
+        follow: u32, "__u32" "";
+        /// Slots of the header that are in use.
+        used_slots: u32, "__u32" "";
+        /// Slots of the header that are free, those behind its end included.
+        free_slots: u32, "__u32" "";
+        /// 0.
+        reserved: u32, "__u32" "";
+        /// Where the followed header is.
+        header: Range, "struct hotdump_range" "";
+        /// The followed image's random name.
+        identity: [u8; 16], "__u8" "[16]";
+        /// Memory events since the module was loaded.
+        memory_events: u64, "__u64" "";
+        /// CPU events since the module was loaded.
+        cpu_events: u64, "__u64" "";
+        /// Stores to the header since the module was loaded.
+        stores: u64, "__u64" "";
+        /// Changes that the machine had gone through between planning and arming.
+        reconciled: u64, "__u64" "";
+        /// Nanoseconds that the last event took.
+        last_ns: u64, "__u64" "";
+        /// Nanoseconds that the slowest event took.
+        slowest_ns: u64, "__u64" "";
+        /// When the last event was, in seconds since 1970; 0 if there was none.
+        last_time: u64, "__u64" "";
+    }
+}

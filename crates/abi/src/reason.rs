@@ -1,0 +1,77 @@
+//! Why the module does not follow an image.
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident = $code:literal, $text:literal;)*) => {
+        /// Why the module refused an image, or let go of it.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u32)]
+        pub enum Reason { $($(#[$doc])* $name = $code,)* }
+
+        impl Reason {
+            /// Every reason.
+            pub const ALL: &[Reason] = &[$(Reason::$name,)*];
+
+            /// The variant's name.
+            pub(crate) const fn name(self) -> &'static str {
+                match self { $(Reason::$name => stringify!($name),)* }
+            }
+
+            /// The reason as both ends tell it.
+            pub const fn text(self) -> &'static str {
+                match self { $(Reason::$name => $text,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// There is none: nothing was ever armed, or all is well.
+    None = 0, "no image was armed yet";
+    /// The loader let go.
+    Asked = 1, "the loader disarmed it";
+    /// The module is being unloaded.
+    Unloading = 2, "the module is being unloaded";
+    /// Somebody loads or unloads a crash image.
+    OtherLoad = 3, "a crash image is being loaded or unloaded";
+    /// Bytes are not those that were last written.
+    Changed = 4, "somebody else changed the crash header: load again";
+    /// The identity is not there (any more).
+    NotOurs = 5, "the crash image does not carry the identity it was armed with: load again";
+    /// No free slot for a range.
+    Full = 6, "the crash header has no free slot left: load again with more room";
+    /// A change that cannot be worked out.
+    Update = 7, "the crash header cannot take this change: load again";
+    /// The structure is of another version.
+    Version = 8, "loader and module speak different versions: install the module that belongs to this hotdump";
+    /// No crash image is loaded.
+    NotLoaded = 9, "no crash image is loaded";
+    /// Addresses are not in a crash reservation.
+    OutsideReservation = 10, "the image does not lie in the crash kernel's reservation";
+    /// Addresses do not start or end where they must.
+    Misaligned = 11, "the crash header's place is not whole pages, or too large";
+    /// The identity lies in the header.
+    Overlap = 12, "the image's identity lies in the crash header";
+    /// The header does not parse.
+    BadHeader = 13, "the crash header is not one that a capture kernel takes";
+    /// Another image is armed.
+    AlreadyArmed = 14, "another image is armed: disarm or unload it first";
+    /// The kernel has no memory to spare.
+    NoMemory = 15, "the kernel has no memory for it";
+    /// The place where loads are seen could not be hooked.
+    NoHook = 16, "this kernel lets the module not see loads of other programs";
+    /// CPUs and memory came and went all the time.
+    Restless = 17, "CPUs or memory come and go too fast to begin: try again";
+    /// Something in the request makes no sense.
+    BadRequest = 18, "the request is malformed";
+    /// Following is switched off by the module's parameters.
+    SwitchedOff = 19, "switched off by the module's parameters";
+    /// The kernel is locked down.
+    Lockdown = 20, "the kernel is locked down";
+}
+
+impl Reason {
+    /// The reason with this code.
+    pub fn from_code(code: u32) -> Option<Self> {
+        Self::ALL.iter().copied().find(|reason| *reason as u32 == code)
+    }
+}

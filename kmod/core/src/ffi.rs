@@ -1,0 +1,460 @@
+//! Between the core and the C shim: the declarations of kmod/shim/core.h, and what has to be unsafe for them.
+#![expect(unsafe_code, reason = "the shim is C, and the image is memory that others can see")]
+
+use core::cell::UnsafeCell;
+use core::panic::PanicInfo;
+use core::ptr::{self, NonNull};
+use core::sync::atomic::{Ordering, fence};
+
+use abi::{Arm, FOLLOW_CPUS, Reason, Status};
+use elfcorehdr::update::{Index, Node, Store, Width};
+use elfcorehdr::{PhysAddr, PhysRange};
+
+use crate::arming::{self, Step, Steps};
+use crate::{Cpu, Image, Live, Memory, State};
+
+unsafe extern "C" {
+    fn hd_map(start: u64, size: u64) -> *mut u8;
+    fn hd_unmap(mapped: *mut u8);
+    fn hd_alloc(size: u64) -> *mut u8;
+    fn hd_free(allocated: *mut u8);
+    safe fn hd_in_reservation(start: u64, end: u64) -> u32;
+    safe fn hd_image_loaded() -> u32;
+    fn hd_ram(ranges: *mut abi::Range, room: u64) -> i64;
+    fn hd_cpus(cpus: *mut Cpu, room: u64) -> i64;
+    fn hd_say(text: *const u8, size: u64);
+    safe fn hd_lock() -> u64;
+    fn hd_unlock(flags: u64);
+    safe fn hd_direct_map() -> u64;
+    safe fn hd_now() -> u64;
+    safe fn hd_time() -> u64;
+    safe fn hd_stored();
+    /// Exists nowhere. A panic that is not optimised out keeps the handler below, and the module does not link.
+    safe fn hd_core_must_not_panic() -> !;
+}
+
+#[panic_handler]
+fn panicked(_: &PanicInfo<'_>) -> ! {
+    hd_core_must_not_panic()
+}
+
+// Numbers of Linux's errors, the same on all architectures that we know.
+const EAGAIN: i32 = 11;
+const ENOMEM: i32 = 12;
+const EBUSY: i32 = 16;
+const ENODEV: i32 = 19;
+const EINVAL: i32 = 22;
+
+/// Memory of the kernel's, zeroed, of `len` values for which zeros are one.
+struct Allocated<T> {
+    first: NonNull<T>,
+    len: usize,
+}
+
+// SAFETY: it owns its memory; any thread may use and free it.
+unsafe impl<T: Send> Send for Allocated<T> {}
+
+/// Types for which zeros are a value.
+///
+/// # Safety
+/// They are.
+unsafe trait Zeroable: Copy {}
+// SAFETY: numbers.
+unsafe impl Zeroable for u8 {}
+// SAFETY: nothing but numbers.
+unsafe impl Zeroable for Node {}
+// SAFETY: nothing but numbers.
+unsafe impl Zeroable for Cpu {}
+// SAFETY: nothing but numbers.
+unsafe impl Zeroable for abi::Range {}
+
+impl<T: Zeroable> Allocated<T> {
+    fn new(len: usize) -> Result<Self, Refused> {
+        // One byte more: vzalloc refuses a size of 0.
+        let size = len.checked_mul(size_of::<T>()).and_then(|size| size.checked_add(1));
+        let size = size.ok_or(Refused::NO_MEMORY)? as u64;
+        // SAFETY: any size may be asked for; the memory is page-aligned and zeroed.
+        let first = NonNull::new(unsafe { hd_alloc(size) }.cast()).ok_or(Refused::NO_MEMORY)?;
+        Ok(Self { first, len })
+    }
+
+    fn as_mut(&mut self) -> &mut [T] {
+        // SAFETY: the memory is ours, holds `len` values, and `self` is borrowed as long as the slice.
+        unsafe { core::slice::from_raw_parts_mut(self.first.as_ptr(), self.len) }
+    }
+
+    /// The values, for as long as the caller sees to it that `self` lives.
+    ///
+    /// # Safety
+    /// The slice must not be used after `self` is dropped, and no other one of it be made.
+    unsafe fn leak(&mut self) -> &'static mut [T] {
+        // SAFETY: as for `as_mut`; the lifetime is the caller's promise.
+        unsafe { core::slice::from_raw_parts_mut(self.first.as_ptr(), self.len) }
+    }
+}
+
+impl<T> Drop for Allocated<T> {
+    fn drop(&mut self) {
+        // SAFETY: it came from hd_alloc and nobody has it any more.
+        unsafe { hd_free(self.first.as_ptr().cast()) }
+    }
+}
+
+/// Reserved memory, mapped writable.
+struct Mapped {
+    first: NonNull<u8>,
+    len: usize,
+}
+
+impl Mapped {
+    fn new(range: PhysRange) -> Result<Self, Refused> {
+        // SAFETY: the range was found to lie in a reservation, which is RAM that nobody else uses.
+        let first = unsafe { hd_map(range.start().0, range.len()) };
+        let first = NonNull::new(first).ok_or(Refused::NO_MEMORY)?;
+        Ok(Self { first, len: range.len() as usize })
+    }
+
+    /// The 8 bytes at a multiple of 8; 0 outside.
+    fn word(&self, offset: usize) -> u64 {
+        match self.place(offset) {
+            // SAFETY: `place` gives aligned places in the mapping. Volatile: whoever loads an image writes there.
+            Some(place) => unsafe { ptr::read_volatile(place) },
+            None => 0,
+        }
+    }
+
+    fn place(&self, offset: usize) -> Option<*mut u64> {
+        let fits = offset.checked_add(8).is_some_and(|end| end <= self.len) && offset & 7 == 0;
+        // SAFETY: all 8 bytes lie in the mapping.
+        fits.then(|| unsafe { self.first.as_ptr().add(offset).cast() })
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        // SAFETY: it came from hd_map and nobody has it any more.
+        unsafe { hd_unmap(self.first.as_ptr()) }
+    }
+}
+
+/// An image in memory, with all that was allocated for following it.
+struct Reserved {
+    header: Mapped,
+    identity_at: Mapped,
+    identity: [u64; 2],
+    // What the image's slices point into; it is dropped with the image, of which this is a part.
+    _shadow: Allocated<u8>,
+    _nodes: Allocated<Node>,
+    _cpus: Allocated<Cpu>,
+}
+
+impl Live for Reserved {
+    fn word(&self, offset: usize) -> u64 {
+        u64::from_le(self.header.word(offset))
+    }
+
+    fn store(&mut self, store: Store) {
+        let offset = store.offset as usize;
+        let Some(place) = self.header.place(offset & !7) else { return };
+        match store.width {
+            // SAFETY: aligned and in the mapping, which is writable; one instruction each.
+            Width::Eight => unsafe { place.write_volatile(store.value.to_le()) },
+            // SAFETY: as above; two bytes at an even offset in the word.
+            Width::Two => unsafe {
+                place.cast::<u8>().add(offset & 6).cast::<u16>().write_volatile((store.value as u16).to_le());
+            },
+        }
+        // Whoever sees a later store sees this one.
+        fence(Ordering::SeqCst);
+        hd_stored();
+    }
+
+    fn is_ours(&self) -> bool {
+        [self.identity_at.word(0), self.identity_at.word(8)] == self.identity
+    }
+}
+
+struct Global(UnsafeCell<State<'static, Reserved>>);
+
+// SAFETY: only `locked` gets at what is inside, and it holds the shim's lock.
+unsafe impl Sync for Global {}
+
+static STATE: Global = Global(UnsafeCell::new(State::new()));
+
+/// Runs `work` on the state while nobody else can. It must not sleep, nor come back here.
+fn locked<R>(work: impl FnOnce(&mut State<'static, Reserved>) -> R) -> R {
+    let flags = hd_lock();
+    // SAFETY: the lock is held, and `work` cannot keep the reference.
+    let result = work(unsafe { &mut *STATE.0.get() });
+    // SAFETY: it is held by us, with these flags.
+    unsafe { hd_unlock(flags) };
+    result
+}
+
+/// Why an image was not armed.
+struct Refused {
+    errno: i32,
+    reason: Reason,
+    found: u32,
+}
+
+impl Refused {
+    const NO_MEMORY: Self = Self { errno: ENOMEM, reason: Reason::NoMemory, found: 0 };
+}
+
+impl From<Reason> for Refused {
+    fn from(reason: Reason) -> Self {
+        let errno = match reason {
+            Reason::AlreadyArmed | Reason::OtherLoad => EBUSY,
+            Reason::NotLoaded => ENODEV,
+            Reason::NoMemory => ENOMEM,
+            Reason::Restless => EAGAIN,
+            _ => EINVAL,
+        };
+        Self { errno, reason, found: 0 }
+    }
+}
+
+/// Follows the image that `request` names.
+///
+/// # Safety
+/// `request` points to a request that nobody else uses. May sleep; not to be run twice at a time.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn hd_core_arm(request: *mut Arm) -> i32 {
+    // SAFETY: the caller's promise.
+    let request = unsafe { &mut *request };
+    match arm(request) {
+        Ok(follow) => {
+            request.follow = follow;
+            0
+        }
+        Err(refused) => {
+            request.reason = refused.reason as u32;
+            request.found = refused.found;
+            -refused.errno
+        }
+    }
+}
+
+fn in_reservation(range: PhysRange) -> bool {
+    hd_in_reservation(range.start().0, range.end().0) != 0
+}
+
+fn arm(request: &Arm) -> Result<u32, Refused> {
+    let checked = arming::check(request)?;
+    if !in_reservation(checked.header) || !in_reservation(checked.identity_at) {
+        return Err(Reason::OutsideReservation.into());
+    }
+    drop_dead();
+    let start = locked(|state| if state.is_armed() { None } else { Some(state.moment()) });
+    let start = start.ok_or(Reason::AlreadyArmed)?;
+    if hd_image_loaded() == 0 {
+        return Err(Reason::NotLoaded.into());
+    }
+    // What is left in it is dropped here: that may sleep.
+    let mut image = Some(open(request, &checked)?);
+    locked(|state| state.arm(&mut image, request.header, request.identity, start))?;
+    let outcome = reconcile();
+    if let Err(refused) = &outcome {
+        locked(|state| state.disarm(refused.reason));
+        drop_dead();
+    }
+    outcome?;
+    Ok(locked(|state| state.follows()))
+}
+
+/// Maps the image, reads its header, and gets all memory that following it will need.
+fn open(request: &Arm, checked: &arming::Request) -> Result<Image<'static, Reserved>, Refused> {
+    let header = Mapped::new(checked.header)?;
+    let identity_at = Mapped::new(checked.identity_at)?;
+    let mut shadow = Allocated::<u8>::new(header.len)?;
+    for (at, bytes) in shadow.as_mut().chunks_exact_mut(8).enumerate() {
+        bytes.copy_from_slice(&header.word(at * 8).to_ne_bytes());
+    }
+    let mut nodes = Allocated::<Node>::new(Index::nodes_for(header.len))?;
+    let mut cpus = possible_cpus()?;
+    let follow_cpus = request.follow & FOLLOW_CPUS != 0
+        && arming::may_follow_cpus(shadow.as_mut(), cpus.as_mut(), in_reservation);
+    // SAFETY: the slices go into the image; the memory goes into its `Reserved`, which is dropped with it.
+    let (shadow_slice, nodes_slice, cpus_slice) = unsafe { (shadow.leak(), nodes.leak(), cpus.leak()) };
+    let (low, high) = request.identity.split_at(8);
+    let half = |bytes: &[u8]| bytes.first_chunk().copied().map_or(0, u64::from_ne_bytes);
+    let identity = [half(low), half(high)];
+    let live = Reserved { header, identity_at, identity, _shadow: shadow, _nodes: nodes, _cpus: cpus };
+    let image =
+        Image::new(live, shadow_slice, nodes_slice, checked.excluded, hd_direct_map(), request.follow);
+    let mut image = image.map_err(|(reason, found)| Refused { errno: EINVAL, reason, found })?;
+    if follow_cpus {
+        image.follow_cpus(cpus_slice);
+    }
+    Ok(image)
+}
+
+/// The possible CPUs; none where the kernel does not tell where their notes are.
+fn possible_cpus() -> Result<Allocated<Cpu>, Refused> {
+    // SAFETY: nothing is written to no room.
+    let count = unsafe { hd_cpus(ptr::null_mut(), 0) };
+    let cpus = Allocated::<Cpu>::new(usize::try_from(count).unwrap_or(0))?;
+    if cpus.len != 0 {
+        // SAFETY: there is room for so many; the possible CPUs do not change.
+        unsafe { hd_cpus(cpus.first.as_ptr(), cpus.len as u64) };
+    }
+    Ok(cpus)
+}
+
+/// The machine's memory, lowest first.
+fn ram() -> Result<Allocated<abi::Range>, Refused> {
+    // SAFETY: nothing is written to no room.
+    let mut room = unsafe { hd_ram(ptr::null_mut(), 0) };
+    // More may come between; then once more.
+    loop {
+        let mut ranges = Allocated::new(usize::try_from(room).unwrap_or(0).saturating_add(16))?;
+        // SAFETY: there is room for so many.
+        let found = unsafe { hd_ram(ranges.first.as_ptr(), ranges.len as u64) };
+        let found_len = usize::try_from(found).unwrap_or(0);
+        if found_len <= ranges.len {
+            ranges.len = found_len;
+            return Ok(ranges);
+        }
+        room = found;
+    }
+}
+
+/// Brings the header up to the machine: what happened since it was planned, and what happens meanwhile.
+fn reconcile() -> Result<u32, Refused> {
+    /// One more is needed for each event that comes between: more than any machine has in the time.
+    const TRIES: usize = 64;
+    for _ in 0..TRIES {
+        let then = locked(|state| state.moment());
+        let mut ram = ram()?;
+        if steps(ram.as_mut(), then)? && notes(then)? && locked(|state| state.settle(then)) {
+            return Ok(0);
+        }
+        // Let go meanwhile?
+        locked(|state| if state.is_armed() { Ok(()) } else { Err(state.reason()) })?;
+    }
+    Err(Reason::Restless.into())
+}
+
+fn steps(ram: &[abi::Range], then: crate::Moment) -> Result<bool, Refused> {
+    for step in Steps::new(ram) {
+        let change = |image: &mut Image<'static, Reserved>| match step {
+            Step::Add(range) => image.add(range),
+            Step::Remove(range) => image.remove(range),
+        };
+        if !locked(|state| state.reconcile(then, change))? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn notes(then: crate::Moment) -> Result<bool, Refused> {
+    let cpus = locked(|state| state.image().map_or(0, Image::cpus));
+    for slot in 0..cpus {
+        if !locked(|state| state.reconcile(then, |image| image.point(slot)))? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Frees what an image held that is not followed any more, and says why.
+///
+/// May sleep; not to be run twice at a time, nor with `hd_core_arm` or `hd_core_read`.
+#[unsafe(no_mangle)]
+extern "C" fn hd_core_drop() {
+    drop_dead();
+}
+
+fn drop_dead() {
+    let (dead, reason) = locked(|state| (state.take_dead(), state.reason()));
+    if dead.is_some() {
+        let text = reason.text();
+        // SAFETY: the text is there for as many bytes.
+        unsafe { hd_say(text.as_ptr(), text.len() as u64) };
+    }
+}
+
+/// Copies bytes of the followed header, as they are in reserved memory. Gives their number.
+///
+/// # Safety
+/// `to` has `size` bytes. Not to be run at the same time as `hd_core_drop`.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn hd_core_read(offset: u64, to: *mut u8, size: u64) -> i64 {
+    let header = locked(|state| {
+        let image = state.image().filter(|_| state.is_armed())?;
+        let mapped = &image.live().header;
+        Some((mapped.first, mapped.len))
+    });
+    let Some((first, len)) = header else { return -i64::from(ENODEV) };
+    let offset = usize::try_from(offset).unwrap_or(usize::MAX).min(len);
+    let size = usize::try_from(size).unwrap_or(usize::MAX).min(len - offset);
+    for at in 0..size {
+        // SAFETY: below `len` of the mapping, which stays until hd_core_drop; below `size` of `to`.
+        unsafe { to.add(at).write(first.as_ptr().add(offset + at).read_volatile()) };
+    }
+    size as i64
+}
+
+/// Lets go of the image; nothing is written to it any more. 1 if there was one.
+#[unsafe(no_mangle)]
+extern "C" fn hd_core_disarm(reason: u32) -> u32 {
+    let reason = Reason::from_code(reason).unwrap_or(Reason::Asked);
+    locked(|state| u32::from(state.disarm(reason)))
+}
+
+/// Memory comes or goes. 1 if the image was let go over it.
+#[unsafe(no_mangle)]
+extern "C" fn hd_core_memory(what: u32, start: u64, end: u64) -> u32 {
+    let what = match what {
+        0 => Memory::Comes,
+        1 => Memory::Came,
+        2 => Memory::Gone,
+        3 => Memory::Stays,
+        _ => return 0,
+    };
+    match PhysRange::new(PhysAddr(start), PhysAddr(end)) {
+        Some(range) => timed(|state| state.memory(what, range)),
+        None => 0,
+    }
+}
+
+/// A CPU comes. 1 if the image was let go over it.
+#[unsafe(no_mangle)]
+extern "C" fn hd_core_cpu(cpu: u32) -> u32 {
+    timed(|state| state.cpu(cpu))
+}
+
+fn timed(event: impl FnOnce(&mut State<'static, Reserved>) -> bool) -> u32 {
+    let start = hd_now();
+    let time = hd_time();
+    locked(|state| {
+        let is_over = event(state);
+        state.took(hd_now().wrapping_sub(start), time);
+        u32::from(is_over)
+    })
+}
+
+/// Follows no longer what `follow` has. 1 if the image was let go over it.
+#[unsafe(no_mangle)]
+extern "C" fn hd_core_unfollow(follow: u32) -> u32 {
+    locked(|state| u32::from(state.unfollow(follow)))
+}
+
+/// What is followed and up to date.
+#[unsafe(no_mangle)]
+extern "C" fn hd_core_follows() -> u32 {
+    locked(|state| state.follows())
+}
+
+/// All that there is to tell.
+///
+/// # Safety
+/// `status` is to be written.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn hd_core_status(status: *mut Status) {
+    let found = locked(|state| state.status());
+    // SAFETY: the caller's promise.
+    unsafe { status.write(found) };
+}

@@ -1,0 +1,214 @@
+//! A crash image that is followed.
+
+use abi::{FOLLOW_CPUS, FOLLOW_MEMORY, Reason};
+use elfcorehdr::update::{Change, Index, Node, Store, UpdateError};
+use elfcorehdr::{EHDR_SIZE, PhysAddr, PhysRange};
+
+use crate::Excluded;
+
+/// The image in reserved memory.
+pub trait Live {
+    /// The 8 bytes of the header at `offset`, a multiple of 8 below the header's size.
+    fn word(&self, offset: usize) -> u64;
+    /// Does one store, whole, and keeps it before all later ones.
+    fn store(&mut self, store: Store);
+    /// Whether the image still carries the identity that it was armed with.
+    fn is_ours(&self) -> bool;
+}
+
+/// What happens to memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Memory {
+    /// It will be used from now on.
+    Comes,
+    /// It is used.
+    Came,
+    /// It is not used any more, or was not in the end.
+    Gone,
+    /// It stays, though it was said to go.
+    Stays,
+}
+
+/// A possible CPU, as the kernel knows it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Cpu {
+    /// Its number.
+    pub cpu: u32,
+    /// Whether it is there.
+    pub present: u32,
+    /// Physical address where its registers are saved when the machine crashes.
+    pub note: u64,
+}
+
+/// A crash header that is kept true. It is written only while the image carries its identity, and the bytes to be
+/// changed, and the file header, are those of the shadow.
+#[derive(Debug)]
+pub struct Image<'m, L> {
+    live: L,
+    shadow: &'m mut [u8],
+    index: Index<'m>,
+    cpus: &'m [Cpu],
+    excluded: Excluded,
+    direct_map: u64,
+    follow: u32,
+}
+
+impl<'m, L: Live> Image<'m, L> {
+    /// Takes in a header.
+    ///
+    /// `shadow` holds a copy of all of the header's room, `nodes` at least [`Index::nodes_for`] nodes for it.
+    /// `direct_map` is the virtual address of physical address 0. CPUs are not followed until
+    /// [`Image::follow_cpus`].
+    ///
+    /// # Errors
+    /// [`Reason::NotOurs`], or [`Reason::BadHeader`] with the byte that is wrong, if it is one.
+    pub fn new(
+        live: L,
+        shadow: &'m mut [u8],
+        nodes: &'m mut [Node],
+        excluded: Excluded,
+        direct_map: u64,
+        follow: u32,
+    ) -> Result<Self, (Reason, u32)> {
+        if !live.is_ours() {
+            return Err((Reason::NotOurs, 0));
+        }
+        let index = Index::rebuild(shadow, nodes).map_err(|error| match error {
+            UpdateError::Header(parse) => (Reason::BadHeader, parse.offset as u32),
+            UpdateError::SlotNotZero { slot } => (Reason::BadHeader, elfcorehdr::size_for(slot) as u32),
+            _ => (Reason::BadHeader, 0),
+        })?;
+        Ok(Self { live, shadow, index, cpus: &[], excluded, direct_map, follow: follow & FOLLOW_MEMORY })
+    }
+
+    /// What is followed: [`FOLLOW_MEMORY`], [`FOLLOW_CPUS`].
+    pub fn follow(&self) -> u32 {
+        self.follow
+    }
+
+    /// Follows no longer what `follow` has.
+    pub fn unfollow(&mut self, follow: u32) {
+        self.follow &= !follow;
+    }
+
+    /// Follows CPUs, too: `cpus` are the possible ones, in order of their notes.
+    pub fn follow_cpus(&mut self, cpus: &'m [Cpu]) {
+        self.cpus = cpus;
+        self.follow |= FOLLOW_CPUS;
+    }
+
+    /// Number of CPUs whose notes are followed.
+    pub fn cpus(&self) -> usize {
+        self.cpus.len()
+    }
+
+    /// The image in reserved memory.
+    pub fn live(&self) -> &L {
+        &self.live
+    }
+
+    /// Slots in use, and free ones.
+    pub fn slots(&self) -> (usize, usize) {
+        let free = self.index.free_slots();
+        (Index::nodes_for(self.shadow.len()).saturating_sub(free), free)
+    }
+
+    /// Whether the image is ours and its file header as last written.
+    pub fn check(&self) -> Result<(), Reason> {
+        if !self.live.is_ours() {
+            return Err(Reason::NotOurs);
+        }
+        for at in (0..EHDR_SIZE).step_by(8) {
+            if word(self.shadow, at) != Some(self.live.word(at)) {
+                return Err(Reason::Changed);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes an event of memory. Gives the number of stores.
+    ///
+    /// # Errors
+    /// Why the image is not to be followed any more.
+    pub fn memory(&mut self, what: Memory, range: PhysRange) -> Result<u64, Reason> {
+        if self.follow & FOLLOW_MEMORY == 0 {
+            return Ok(0);
+        }
+        self.check()?;
+        match what {
+            Memory::Comes | Memory::Came | Memory::Stays => self.add(range),
+            Memory::Gone => self.apply(Change::Remove(range)),
+        }
+    }
+
+    /// Takes the event that a CPU comes. Gives the number of stores.
+    ///
+    /// # Errors
+    /// Why the image is not to be followed any more.
+    pub fn cpu(&mut self, cpu: u32) -> Result<u64, Reason> {
+        if self.follow & FOLLOW_CPUS == 0 {
+            return Ok(0);
+        }
+        self.check()?;
+        let slot = self.cpus.binary_search_by_key(&cpu, |known| known.cpu).map_err(|_| Reason::Update)?;
+        self.point(slot)
+    }
+
+    /// Has the header name what of `range` a dump holds. Gives the number of stores.
+    ///
+    /// # Errors
+    /// Why the image is not to be followed any more.
+    pub fn add(&mut self, range: PhysRange) -> Result<u64, Reason> {
+        let mut stores = 0;
+        let excluded = self.excluded;
+        for piece in excluded.pieces(range) {
+            let vaddr = self.direct_map.wrapping_add(piece.start().0);
+            stores += self.apply(Change::Add { range: piece, vaddr })?;
+        }
+        Ok(stores)
+    }
+
+    /// Has the header name nothing of `range`. Gives the number of stores.
+    ///
+    /// # Errors
+    /// Why the image is not to be followed any more.
+    pub fn remove(&mut self, range: PhysRange) -> Result<u64, Reason> {
+        self.apply(Change::Remove(range))
+    }
+
+    /// Points the note in `slot`, one of a CPU, at that CPU's save area. Gives the number of stores.
+    ///
+    /// # Errors
+    /// Why the image is not to be followed any more.
+    pub fn point(&mut self, slot: usize) -> Result<u64, Reason> {
+        let cpu = self.cpus.get(slot).ok_or(Reason::Update)?;
+        self.apply(Change::SetNote { slot, paddr: PhysAddr(cpu.note) })
+    }
+
+    fn apply(&mut self, change: Change) -> Result<u64, Reason> {
+        let mut next = Some(change);
+        let mut stores = 0;
+        while let Some(change) = next {
+            let plan = self.index.plan(self.shadow, change).map_err(|error| match error {
+                UpdateError::Full { .. } => Reason::Full,
+                _ => Reason::Update,
+            })?;
+            for store in plan.stores() {
+                let at = store.offset as usize & !7;
+                if word(self.shadow, at) != Some(self.live.word(at)) {
+                    return Err(Reason::Changed);
+                }
+                self.live.store(*store);
+                store.write_to(self.shadow).map_err(|_| Reason::Update)?;
+                stores += 1;
+            }
+            next = plan.commit();
+        }
+        Ok(stores)
+    }
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u64> {
+    bytes.get(at..)?.first_chunk().copied().map(u64::from_le_bytes)
+}

@@ -1,0 +1,21 @@
+//! The deciding part of hotdump.ko: which image is followed, and what becomes of its header at each event.
+//!
+//! An [`Image`] is a crash header in reserved memory with a shadow of what was last written there; it takes the
+//! machine's events. [`arming`] is how a loader's request becomes one, and how the header is brought up to the machine.
+//! [`State`] is what outlives images: counters, and the reason why none is followed.
+//!
+//! Nothing here knows of kernel versions or calls the kernel, but for `ffi`, which binds all this to the C shim and
+//! exists only where the target is one for kernels. Nothing allocates, and nothing may panic: the object that the
+//! module is linked from would not link.
+#![cfg_attr(not(test), no_std)]
+
+pub mod arming;
+#[cfg(target_os = "none")]
+mod ffi;
+mod image;
+mod pieces;
+mod state;
+
+pub use image::{Cpu, Image, Live, Memory};
+pub use pieces::Excluded;
+pub use state::{Moment, State};

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT */
+/*
+ * Between the core (Rust, kmod/core) and the shim (C, this folder). The core decides and knows no kernel version; the
+ * shim asks the kernel and knows nothing of crash headers. kmod/core/src/ffi.rs has the same declarations.
+ */
+#ifndef HOTDUMP_CORE_H
+#define HOTDUMP_CORE_H
+
+#include <linux/types.h>
+#include "abi.h"
+
+/* What happens to memory, the same for all kernels. Ranges are whole memory blocks. */
+enum hd_memory {
+	HD_MEMORY_COMES = 0,	/* before it is used */
+	HD_MEMORY_CAME = 1,
+	HD_MEMORY_GONE = 2,	/* offline, or its onlining failed */
+	HD_MEMORY_STAYS = 3,	/* its offlining failed */
+};
+
+/* A possible CPU. */
+struct hd_cpu {
+	u32 cpu;
+	u32 present;
+	u64 note;		/* physical address of its crash notes */
+};
+
+/*
+ * The core, for the shim. Those of the first group must not run at the same time as each other and may sleep; those
+ * of the second may run any time, in any context but NMI.
+ */
+int hd_core_arm(struct hotdump_arm *arm);
+void hd_core_drop(void);
+s64 hd_core_read(u64 offset, u8 *to, u64 size);
+
+u32 hd_core_disarm(u32 reason);
+u32 hd_core_memory(u32 what, u64 start, u64 end);
+u32 hd_core_cpu(u32 cpu);
+u32 hd_core_unfollow(u32 follow);
+u32 hd_core_follows(void);
+void hd_core_status(struct hotdump_status *status);
+
+/*
+ * The shim, for the core. All but the last group may sleep.
+ */
+void *hd_map(u64 start, u64 size);
+void hd_unmap(void *mapped);
+void *hd_alloc(u64 size);
+void hd_free(void *allocated);
+u32 hd_in_reservation(u64 start, u64 end);
+u32 hd_image_loaded(void);
+s64 hd_ram(struct hotdump_range *ranges, u64 room);
+s64 hd_cpus(struct hd_cpu *cpus, u64 room);
+void hd_say(const u8 *text, u64 size);
+
+u64 hd_lock(void);
+void hd_unlock(u64 flags);
+u64 hd_direct_map(void);
+u64 hd_now(void);
+u64 hd_time(void);
+void hd_stored(void);
+
+#endif

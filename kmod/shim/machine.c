@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+/*
+ * The machine as the kernel knows it: reservation, memory, CPUs; memory and time for the core.
+ */
+#include <linux/cpumask.h>
+#include <linux/io.h>
+#include <linux/ioport.h>
+#include <linux/kprobes.h>
+#include <linux/ktime.h>
+#include <linux/memory_hotplug.h>
+#include <linux/mm.h>
+#include <linux/mmzone.h>
+#include <linux/percpu.h>
+#include <linux/sched.h>
+#include <linux/slab.h>
+#include <linux/spinlock.h>
+#include <linux/timekeeping.h>
+#include <linux/vmalloc.h>
+
+#include "shim.h"
+
+/*
+ * A load by another program runs into it from a kprobe: it must not sleep, with PREEMPT_RT either, and must not be
+ * held by what the probe interrupted.
+ */
+static DEFINE_RAW_SPINLOCK(core_lock);
+
+u64 hd_lock(void)
+{
+	unsigned long flags;
+
+	raw_spin_lock_irqsave(&core_lock, flags);
+	return flags;
+}
+
+void hd_unlock(u64 irq_flags)
+{
+	unsigned long flags = irq_flags;
+
+	raw_spin_unlock_irqrestore(&core_lock, flags);
+}
+
+u64 hd_now(void)
+{
+	return ktime_get_mono_fast_ns();
+}
+
+u64 hd_time(void)
+{
+	return ktime_get_real_seconds();
+}
+
+void hd_say(const u8 *text, u64 size)
+{
+	pr_info("hotdump: %.*s\n", (int)size, text);
+}
+
+void *hd_alloc(u64 size)
+{
+	return vzalloc(size);
+}
+
+void hd_free(void *allocated)
+{
+	vfree(allocated);
+}
+
+/*
+ * After a load the direct map of the reservation is read-only (x86): a mapping of our own leaves that as it is.
+ */
+void *hd_map(u64 start, u64 size)
+{
+	const unsigned long count = PFN_UP(start + size) - PFN_DOWN(start);
+	struct page **pages = kvmalloc_array(count, sizeof(*pages), GFP_KERNEL);
+	unsigned long i;
+	void *mapped;
+
+	if (!pages)
+		return NULL;
+	for (i = 0; i < count; i++)
+		pages[i] = pfn_to_page(PFN_DOWN(start) + i);
+	mapped = vmap(pages, count, VM_MAP, PAGE_KERNEL);
+	kvfree(pages);
+	return mapped ? mapped + offset_in_page(start) : NULL;
+}
+
+void hd_unmap(void *mapped)
+{
+	vunmap((void *)((unsigned long)mapped & PAGE_MASK));
+}
+
+u64 hd_direct_map(void)
+{
+	return (u64)(unsigned long)__va(0);
+}
+
+struct place {
+	u64 start;
+	u64 end;
+	bool found;
+};
+
+static int holds(struct resource *reservation, void *data)
+{
+	struct place *place = data;
+
+	place->found |= reservation->start <= place->start && place->end - 1 <= reservation->end;
+	return 0;
+}
+
+u32 hd_in_reservation(u64 start, u64 end)
+{
+	struct place place = { .start = start, .end = end };
+
+	if (start >= end)
+		return 0;
+	walk_iomem_res_desc(IORES_DESC_CRASH_KERNEL, IORESOURCE_MEM | IORESOURCE_BUSY, 0, -1, &place, holds);
+	return place.found;
+}
+
+struct ranges {
+	struct hotdump_range *ranges;
+	u64 room;
+	u64 count;
+	bool open;
+};
+
+static void end_range(struct ranges *found, u64 end)
+{
+	if (found->open && found->count <= found->room)
+		found->ranges[found->count - 1].end = end;
+	found->open = false;
+}
+
+static void begin_range(struct ranges *found, u64 start)
+{
+	if (found->open)
+		return;
+	found->open = true;
+	if (found->count++ < found->room)
+		found->ranges[found->count - 1].start = start;
+}
+
+/* Memory that is offline lists as RAM, and may be taken away without another event. */
+static int online_parts(struct resource *ram, void *data)
+{
+	struct ranges *found = data;
+	u64 at = ram->start;
+
+	while (at <= ram->end) {
+		const u64 next = min_t(u64, round_down(at, 1ULL << SECTION_SIZE_BITS) + (1ULL << SECTION_SIZE_BITS),
+				       ram->end + 1);
+
+		if (pfn_to_online_page(PFN_UP(at)))
+			begin_range(found, at);
+		else
+			end_range(found, at);
+		at = next;
+		cond_resched();
+	}
+	end_range(found, ram->end + 1);
+	return 0;
+}
+
+s64 hd_ram(struct hotdump_range *ranges, u64 room)
+{
+	struct ranges found = { .ranges = ranges, .room = room };
+
+	walk_iomem_res_desc(IORES_DESC_NONE, IORESOURCE_SYSTEM_RAM | IORESOURCE_BUSY, 0, -1, &found, online_parts);
+	return found.count;
+}
+
+/*
+ * Where the variable of this name lies. It is not exported, and calling kallsyms_lookup_name by its address traps where
+ * unused entry points are sealed (IBT). A probe on a variable is refused, but by then its name is resolved. The core
+ * holds what comes of it against what the loader knows.
+ */
+static void *variable(const char *name)
+{
+	struct kprobe probe = { .symbol_name = name };
+
+	if (register_kprobe(&probe) == 0) {
+		unregister_kprobe(&probe);
+		return NULL;
+	}
+	return probe.addr;
+}
+
+static u64 physical(void *address)
+{
+	struct page *page;
+
+	if (!is_vmalloc_addr(address))
+		return virt_to_phys(address);
+	page = vmalloc_to_page(address);
+	return page ? page_to_phys(page) + offset_in_page(address) : 0;
+}
+
+s64 hd_cpus(struct hd_cpu *cpus, u64 room)
+{
+	void *const symbol = variable("crash_notes");
+	void __percpu *notes;
+	unsigned int cpu;
+	u64 count = 0;
+
+	if (!symbol)
+		return -EOPNOTSUPP;
+	notes = *(void __percpu **)symbol;
+	if (!notes)
+		return -EOPNOTSUPP;
+	for_each_possible_cpu(cpu) {
+		if (count < room) {
+			cpus[count].cpu = cpu;
+			cpus[count].present = cpu_present(cpu);
+			cpus[count].note = physical(per_cpu_ptr(notes, cpu));
+		}
+		count++;
+	}
+	return count;
+}
