@@ -12,6 +12,9 @@ use std::time::{Duration, Instant};
 const BUSY_PATIENCE: Duration = Duration::from_secs(2);
 const BUSY_PAUSE: Duration = Duration::from_millis(10);
 
+/// What reading a file in sysfs gives whose device was taken out after it was opened (asm-generic/errno-base.h).
+const ENODEV: i32 = 19;
+
 /// The directory that stands for `/`.
 #[derive(Clone, Debug)]
 pub(crate) struct Root(PathBuf);
@@ -76,6 +79,11 @@ impl Root {
     /// Names in a directory of numbered entries (`0`, `1`, ... as sysfs numbers tables), in the order of their
     /// numbers; empty if there is no such directory.
     pub(crate) fn numbered(&self, path: &str) -> Result<Vec<u32>, HostError> {
+        self.numbered_after(path, "")
+    }
+
+    /// As [`Root::numbered`], of entries that have `prefix` before their numbers (`memory0`, `memory1`, ...).
+    pub(crate) fn numbered_after(&self, path: &str, prefix: &str) -> Result<Vec<u32>, HostError> {
         let path = self.path(path);
         let fail = |source| HostError::Read { path: path.clone(), source, hint: "" };
         let entries = match fs::read_dir(&path) {
@@ -86,7 +94,7 @@ impl Root {
         let mut numbers = Vec::new();
         for entry in entries {
             let name = entry.map_err(fail)?.file_name();
-            numbers.extend(name.to_str().and_then(|name| name.parse::<u32>().ok()));
+            numbers.extend(name.to_str().and_then(|name| name.strip_prefix(prefix)?.parse::<u32>().ok()));
         }
         numbers.sort_unstable();
         Ok(numbers)
@@ -96,7 +104,11 @@ impl Root {
 pub(crate) fn absent_is_none<T>(read: Result<T, HostError>) -> Result<Option<T>, HostError> {
     match read {
         Ok(value) => Ok(Some(value)),
-        Err(HostError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(HostError::Read { source, .. })
+            if source.kind() == io::ErrorKind::NotFound || source.raw_os_error() == Some(ENODEV) =>
+        {
+            Ok(None)
+        }
         Err(error) => Err(error),
     }
 }

@@ -13,6 +13,7 @@ mod files;
 mod firmware;
 mod iomem;
 mod kcore;
+mod memory;
 mod state;
 
 pub use console::SerialPort;
@@ -27,6 +28,7 @@ use elfcorehdr::{Note, PhysAddr, PhysRange, RangeVec};
 use error::Fault;
 use files::{Root, decimal, hex, switch};
 use iomem::IomemFault;
+use memory::BlockState;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 
@@ -345,6 +347,29 @@ impl Host {
     pub fn spared_ram(&self) -> Result<RangeVec, HostError> {
         let cma = self.kexec()?.cma_ranges;
         Ok([FIRST_MIB].into_iter().chain(self.iomem()?.crash_reservations()).chain(cma).collect())
+    }
+
+    /// Memory that is plugged in and not in use: blocks that are offline, or are just being taken offline. The resource
+    /// tree lists them as RAM, but they hold nothing (or, on their way out, will in a moment): a dump may name them and
+    /// need not. Empty on kernels without memory hotplug.
+    pub fn offline_ram(&self) -> Result<RangeVec, HostError> {
+        const PATH: &str = "/sys/devices/system/memory";
+        let mut offline = Vec::new();
+        for number in self.root.numbered_after(PATH, "memory")? {
+            let block = format!("{PATH}/memory{number}");
+            // Not the file `online`: reading it waits while the block comes or goes. A block may be gone by now.
+            let state = self.root.optional_parsed(&format!("{block}/state"), memory::parse_state)?;
+            if state.is_some_and(|state| state != BlockState::Online) {
+                offline.extend(self.root.optional_parsed(&format!("{block}/phys_index"), hex)?);
+            }
+        }
+        if offline.is_empty() {
+            return Ok(RangeVec::new());
+        }
+        let size_file = format!("{PATH}/block_size_bytes");
+        let size = self.root.parsed(&size_file, "", memory::parse_block_size)?;
+        let blocks = offline.into_iter().map(|index| memory::block(index, size));
+        blocks.collect::<Result<_, _>>().map_err(|fault| fault.in_file(&self.root.path(&size_file)))
     }
 
     /// The live kernel's memory.

@@ -349,6 +349,71 @@ fn lent_memory_is_not_expected() {
     assert_eq!(host.expected_ram().unwrap().as_slice(), wanted);
 }
 
+/// A machine with blocks of 128 MiB, number and state of each, and other things beside them as sysfs has them.
+fn with_blocks(blocks: &[(u64, &str)]) -> (tempfile::TempDir, Host) {
+    let dir = "sys/devices/system/memory";
+    let mut files = vec![
+        (format!("{dir}/block_size_bytes"), "8000000\n".to_owned()),
+        (format!("{dir}/auto_online_blocks"), "offline\n".to_owned()),
+        (format!("{dir}/power/control"), "auto\n".to_owned()),
+    ];
+    for (number, state) in blocks {
+        files.push((format!("{dir}/memory{number}/state"), format!("{state}\n")));
+        files.push((format!("{dir}/memory{number}/phys_index"), format!("{number:08x}\n")));
+    }
+    made_up(&files.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect::<Vec<_>>())
+}
+
+#[test]
+fn blocks_that_are_offline() {
+    const BLOCK: u64 = 128 << 20;
+    let cases: &[(&[(u64, &str)], &[PhysRange])] = &[
+        (&[], &[]),
+        (&[(0, "online"), (1, "online")], &[]),
+        (&[(0, "online"), (32, "offline")], &[range(32 * BLOCK, 33 * BLOCK)]),
+        (
+            &[(9, "offline"), (10, "offline"), (12, "offline")],
+            &[range(9 * BLOCK, 11 * BLOCK), range(12 * BLOCK, 13 * BLOCK)],
+        ),
+        (&[(31, "online"), (32, "going-offline")], &[range(32 * BLOCK, 33 * BLOCK)]),
+        // More than eight hexadecimal digits are a machine of 512 PiB and more.
+        (&[(0x1_0000_0000, "online")], &[]),
+    ];
+    for (blocks, expected) in cases {
+        assert_eq!(with_blocks(blocks).1.offline_ram().unwrap().as_slice(), *expected, "{blocks:?}");
+    }
+    let (_root, none) = made_up(&[]);
+    assert!(none.offline_ram().unwrap().is_empty(), "a kernel without memory hotplug");
+}
+
+#[test]
+fn blocks_that_make_no_sense_are_errors() {
+    let (root, host) = with_blocks(&[(32, "offline")]);
+    let file = |name: &str| root.path().join("sys/devices/system/memory").join(name);
+    let wrong = |name: &str, text: &str, expected: &str| {
+        let before = fs::read(file(name)).unwrap();
+        fs::write(file(name), text).unwrap();
+        let error = host.offline_ram().unwrap_err().to_string();
+        assert!(error.ends_with(expected), "{error}");
+        fs::write(file(name), before).unwrap();
+    };
+    wrong(
+        "memory32/state",
+        "asleep\n",
+        "memory32/state: found \"asleep\", wanted online, going-offline or offline",
+    );
+    wrong("memory32/phys_index", "x\n", "wanted a hexadecimal number of at most 64 bits");
+    wrong(
+        "memory32/phys_index",
+        "ffffffffffffffff\n",
+        "found \"8000000\", wanted blocks that end below 2^64",
+    );
+    wrong("block_size_bytes", "0\n", "block_size_bytes: found \"0\", wanted a power of two in hex");
+    // Gone between listing and reading.
+    fs::remove_file(file("memory32/state")).unwrap();
+    assert!(host.offline_ram().unwrap().is_empty());
+}
+
 #[test]
 fn kernel_text_where_kcore_is_closed() {
     let iomem = fs::read_to_string(fixture("debian-6.1").join("proc/iomem")).unwrap();

@@ -6,11 +6,11 @@ use serde::Serialize;
 use crate::text::Range;
 
 /// What the machine is like now.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Facts {
-    /// Memory that a complete dump holds.
+    /// Memory that a complete dump holds: what is in use.
     pub(crate) expected: RangeVec,
-    /// All memory there is, the crash reservations and the first megabyte too.
+    /// All memory there is, and that a header may name: the crash reservations, the first megabyte and offline memory too.
     pub(crate) ram: RangeVec,
     /// Every present CPU.
     pub(crate) cpus: Vec<CpuFact>,
@@ -104,9 +104,10 @@ fn covers(note: &Note, wanted: &Note) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use elfcorehdr::{Contents, Load, Machine, PhysAddr, size_for};
+    use elfcorehdr::{Load, PhysAddr};
     use proptest::prelude::*;
 
+    use super::super::sample::build;
     use super::*;
 
     const MIB: u64 = 1 << 20;
@@ -141,15 +142,7 @@ mod tests {
             .iter()
             .map(|range| Load { paddr: range.start(), vaddr: 0, offset: range.start(), size: range.len() })
             .collect();
-        build(&notes, vmcoreinfo, &loads)
-    }
-
-    fn build(notes: &[Note], vmcoreinfo: u64, loads: &[Load]) -> Vec<u8> {
-        let contents =
-            Contents { machine: Machine::X86_64, cpu_notes: notes, vmcoreinfo: note(vmcoreinfo), loads };
-        let mut bytes = vec![0; size_for(notes.len() + 1 + loads.len())];
-        elfcorehdr::build(&contents, &mut bytes).unwrap();
-        bytes
+        build(&notes, note(vmcoreinfo), &loads)
     }
 
     fn missing(start_mib: u64, end_mib: u64) -> Finding {
@@ -213,6 +206,23 @@ mod tests {
     }
 
     #[test]
+    fn offline_memory_may_be_named_and_need_not() {
+        // [896, 1024) MiB is offline, [1024, 1152) was taken out.
+        let facts = Facts { expected: [range(1, 256), range(512, 896)].into_iter().collect(), ..machine() };
+        let table: &[(&[PhysRange], &[Finding])] = &[
+            (&[range(1, 256), range(512, 896)], &[]),
+            (&[range(1, 256), range(512, 1024)], &[]),
+            (&[range(1, 256), range(512, 960)], &[]),
+            (&[range(1, 256), range(512, 832)], &[missing(832, 896)]),
+            (&[range(1, 256), range(512, 1152)], &[gone(1024, 1152)]),
+        ];
+        for (loads, expected) in table {
+            let found = compare(&header(&[0, 1], VMCOREINFO, loads), &facts).findings;
+            assert_eq!(found, *expected, "{loads:?}");
+        }
+    }
+
+    #[test]
     fn an_offline_cpu_is_told_as_such() {
         let facts = Facts { cpus: vec![cpu(0, true), cpu(1, false)], ..machine() };
         let found = compare(&header(&[0], VMCOREINFO, &[range(1, 256), range(512, 1024)]), &facts).findings;
@@ -229,7 +239,7 @@ mod tests {
             .chain([copied])
             .collect();
         let notes = [cpu(0, true).note, cpu(1, true).note];
-        assert_eq!(compare(&build(&notes, VMCOREINFO, &loads), &machine()).findings, []);
+        assert_eq!(compare(&build(&notes, note(VMCOREINFO), &loads), &machine()).findings, []);
     }
 
     #[test]
@@ -258,9 +268,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_missing_and_gone_is_exact(had in 1_u64.., has in any::<u64>()) {
+        fn what_is_missing_and_gone_is_exact(had in 1_u64.., has in any::<u64>(), offline in any::<u64>()) {
             let loads: Vec<PhysRange> = blocks(had).iter().collect();
-            let facts = Facts { expected: blocks(has), ram: blocks(has), cpus: vec![cpu(0, true)], vmcoreinfo: None };
+            let facts = Facts {
+                expected: blocks(has & !offline),
+                ram: blocks(has),
+                cpus: vec![cpu(0, true)],
+                vmcoreinfo: None,
+            };
             let findings = compare(&header(&[0], VMCOREINFO, &loads), &facts).findings;
             let mut missing = RangeVec::new();
             let mut gone = RangeVec::new();
@@ -271,7 +286,7 @@ mod tests {
                     other => prop_assert!(false, "{other:?}"),
                 }
             }
-            prop_assert_eq!(missing, blocks(has & !had));
+            prop_assert_eq!(missing, blocks(has & !offline & !had));
             prop_assert_eq!(gone, blocks(had & !has));
         }
 

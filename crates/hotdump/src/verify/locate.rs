@@ -196,8 +196,7 @@ fn looks_like_header(page: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use elfcorehdr::{Contents, Load, Note};
-
+    use super::super::sample::header;
     use super::*;
 
     const BASE: u64 = 0x3000_0000;
@@ -245,20 +244,6 @@ mod tests {
             buf.copy_from_slice(bytes.ok_or_else(outside)?);
             Ok(())
         }
-    }
-
-    fn header(size: u64) -> Vec<u8> {
-        let note = |paddr| Note { paddr: PhysAddr(paddr), size: 0x1000 };
-        let load = Load { paddr: PhysAddr(0x10_0000), vaddr: 0, offset: PhysAddr(0x10_0000), size };
-        let contents = Contents {
-            machine: Machine::X86_64,
-            cpu_notes: &[note(0x20_0000)],
-            vmcoreinfo: note(0x30_0000),
-            loads: &[load],
-        };
-        let mut bytes = vec![0; size_for(3)];
-        elfcorehdr::build(&contents, &mut bytes).unwrap();
-        bytes
     }
 
     fn reservation() -> PhysRange {

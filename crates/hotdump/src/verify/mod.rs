@@ -3,6 +3,8 @@
 mod compare;
 mod kimage;
 mod locate;
+#[cfg(test)]
+mod sample;
 
 use elfcorehdr::PhysRange;
 use host::{Host, HostError, Kcore, Reservations};
@@ -180,7 +182,7 @@ fn facts(host: &Host) -> Result<Facts, HostError> {
         }
     }
     Ok(Facts {
-        expected: host.expected_ram()?,
+        expected: host.expected_ram()?.difference(&host.offline_ram()?).collect(),
         ram: host.iomem()?.ram(),
         cpus: present,
         vmcoreinfo: Some(host.vmcoreinfo()?),
@@ -245,13 +247,9 @@ impl std::fmt::Display for Finding {
 
 #[cfg(test)]
 mod tests {
-    use elfcorehdr::{Contents, Load, Machine, Note, PhysAddr, size_for};
+    use elfcorehdr::PhysAddr;
 
     use super::*;
-
-    fn note(paddr: u64) -> Note {
-        Note { paddr: PhysAddr(paddr), size: 0x100 }
-    }
 
     fn range(start: u64, end: u64) -> PhysRange {
         PhysRange::new(PhysAddr(start), PhysAddr(end)).unwrap()
@@ -264,24 +262,14 @@ mod tests {
         Facts {
             expected: [ram].into_iter().collect(),
             ram: [ram].into_iter().collect(),
-            cpus: vec![CpuFact { number: 0, online: true, note: note(0x20_0000) }],
-            vmcoreinfo: Some(note(0x30_0000)),
+            cpus: vec![CpuFact { number: 0, online: true, note: sample::CPU_NOTE }],
+            vmcoreinfo: Some(sample::VMCOREINFO),
         }
     }
 
     /// A header that has memory up to `end`, at `at` in the reservation.
     fn found(at: u64, end: u64) -> Found {
-        let start = PhysAddr(0x10_0000);
-        let load = Load { paddr: start, vaddr: 0, offset: start, size: end - start.0 };
-        let contents = Contents {
-            machine: Machine::X86_64,
-            cpu_notes: &[note(0x20_0000)],
-            vmcoreinfo: note(0x30_0000),
-            loads: &[load],
-        };
-        let mut bytes = vec![0; size_for(3)];
-        elfcorehdr::build(&contents, &mut bytes).unwrap();
-        Found { range: range(at, at + 0x1000), bytes }
+        Found { range: range(at, at + 0x1000), bytes: sample::header(end - sample::START.0) }
     }
 
     fn judged(headers: Headers) -> (Verdict, Vec<String>) {
