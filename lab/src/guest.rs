@@ -39,7 +39,7 @@ pub struct Guest {
     /// CPUs and memory when it had booted.
     pub at_boot: State,
     qemu: Child,
-    qmp: Qmp,
+    pub(crate) qmp: Qmp,
     agent: BufReader<UnixStream>,
     tell: Teller,
     dimms: u32,
@@ -319,7 +319,8 @@ impl Guest {
         }
     }
 
-    fn ask(&mut self, request: &Request, limit: Duration) -> Result<Answer> {
+    /// Has the agent do what it is asked, within `limit`.
+    pub(crate) fn ask(&mut self, request: &Request, limit: Duration) -> Result<Answer> {
         let line = serde_json::to_string(request)? + "\n";
         self.agent.get_mut().write_all(line.as_bytes()).context("sending a request to the agent")?;
         match self.answer(limit)? {

@@ -81,11 +81,13 @@ impl Qmp {
         self.execute("device_add", &arguments.into())
     }
 
-    fn execute(&mut self, command: &str, arguments: &Value) -> Result<()> {
+    /// Carries out a command.
+    pub(crate) fn execute(&mut self, command: &str, arguments: &Value) -> Result<()> {
         self.query::<Value>(command, arguments).map(drop)
     }
 
-    fn query<T: DeserializeOwned>(&mut self, command: &str, arguments: &Value) -> Result<T> {
+    /// Carries out a command and gives its answer.
+    pub(crate) fn query<T: DeserializeOwned>(&mut self, command: &str, arguments: &Value) -> Result<T> {
         let request = json!({"execute": command, "arguments": arguments}).to_string();
         self.lines
             .get_mut()

@@ -53,11 +53,73 @@ pub enum Request {
         /// The serial number that the disk was given on QEMU's command line.
         disk: String,
     },
+    /// Make one ioctl on the kernel module's device; answered by [`Answer::Called`].
+    Call {
+        /// The ioctl's number.
+        number: u32,
+        /// What it points to.
+        argument: Argument,
+    },
+    /// Arm the kernel module with what chance makes of a good request, and let go after each success; answered by
+    /// [`Answer::Tallies`].
+    Fuzz {
+        /// What chance starts from.
+        seed: u64,
+        /// How many calls.
+        count: u64,
+        /// The good request, a whole `abi::Arm`.
+        valid: Vec<u8>,
+    },
+    /// Arm, disarm, ask and read from three threads at once; answered by [`Answer::Tallies`].
+    Contend {
+        /// How long, in milliseconds.
+        milliseconds: u64,
+        /// A good request, a whole `abi::Arm`.
+        valid: Vec<u8>,
+    },
     /// Panic on this CPU; answered by [`Answer::Done`] just before.
     Crash {
         /// The CPU's number in the guest.
         cpu: u32,
     },
+}
+
+/// What an ioctl points to.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Argument {
+    /// Memory of the agent's.
+    Bytes {
+        /// What is in it.
+        bytes: Vec<u8>,
+        /// How many of the last bytes nobody can touch.
+        past: usize,
+    },
+    /// Memory that can be read and not be written.
+    ReadOnly(Vec<u8>),
+    /// An address at which there is nothing: below 4096 or in the kernel's half.
+    Address(u64),
+}
+
+/// How an ioctl ended.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Called {
+    /// 0, or the number of the error.
+    pub errno: i32,
+    /// The argument afterwards, as far as it can be read.
+    pub bytes: Vec<u8>,
+}
+
+/// How often calls of one kind ended in one way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tally {
+    /// `arm`, `disarm`, `status`, `read` or `unknown`.
+    pub call: String,
+    /// 0, or the number of the error.
+    pub errno: i32,
+    /// Where arming failed: the module's reason.
+    pub reason: u32,
+    /// How often.
+    pub count: u64,
 }
 
 /// A program to run in the guest.
@@ -99,6 +161,10 @@ pub enum Answer {
         /// Runs of neighbouring frames in the manifest.
         runs: u64,
     },
+    /// How an ioctl ended.
+    Called(Called),
+    /// How many calls ended, and how.
+    Tallies(Vec<Tally>),
     /// It could not be done; the text says why.
     Failed(String),
 }

@@ -1,7 +1,5 @@
 //! The first program of a lab guest: makes the usual mounts, then answers the host's requests at a serial port.
 
-#![forbid(unsafe_code)]
-
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -19,7 +17,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustix::termios::{OptionalActions, tcdrain, tcgetattr, tcsetattr};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
+mod device;
 mod memory;
+mod misuse;
 
 fn main() {
     if let Err(error) = serve() {
@@ -77,6 +77,11 @@ fn answer(request: Request, filled: &mut Option<memory::Filled>) -> Result<Answe
             let memory = filled.as_mut().context("nothing is filled yet")?;
             let (moved, runs) = memory.seal(&disk_with_serial(&disk)?)?;
             Answer::Sealed { moved, runs }
+        }
+        Request::Call { number, argument } => Answer::Called(misuse::call(number, &argument)?),
+        Request::Fuzz { seed, count, valid } => Answer::Tallies(misuse::fuzz(seed, count, &valid)?),
+        Request::Contend { milliseconds, valid } => {
+            Answer::Tallies(misuse::contend(Duration::from_millis(milliseconds), &valid)?)
         }
         Request::Crash { cpu } => crash(cpu)?,
     })

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::scenarios;
 use crate::cache::KernelLine::{self, V6_1, V6_12};
 use crate::guest::{Crashed, Guest};
-use crate::lab::Lab;
+use crate::lab::{Lab, Plan};
 use crate::machine::MIB;
 use crate::product::By;
 
@@ -20,29 +20,32 @@ scenarios! {
 }
 
 /// Where the module is in a guest.
-const MODULE: &str = "/hotdump.ko";
+pub(super) const MODULE: &str = "/hotdump.ko";
 
-/// Boots a guest with the module in its kernel.
-fn boot(lab: &Lab, name: &str, line: KernelLine) -> Result<Guest> {
+/// Describes a guest that has the module, and memory that can be taken out again.
+pub(super) fn plan<'a>(lab: &'a Lab, name: &str, line: KernelLine) -> Result<Plan<'a>> {
     let kernel = lab.sources.cache.kernel(line)?;
     let module = lab.module(&kernel.release)?;
     // Only memory that holds nothing of the kernel's own can be taken out again.
-    let plan =
-        lab.guest(name, line)?.file(MODULE, 0o644, &module).cmdline("memhp_default_state=online_movable");
-    let mut guest = plan.boot()?;
+    Ok(lab.guest(name, line)?.file(MODULE, 0o644, &module).cmdline("memhp_default_state=online_movable"))
+}
+
+/// Boots a guest with the module in its kernel.
+fn boot(lab: &Lab, name: &str, line: KernelLine) -> Result<Guest> {
+    let mut guest = plan(lab, name, line)?.boot()?;
     guest.run(["insmod", MODULE])?.ok()?;
     Ok(guest)
 }
 
 /// What `hotdump status` says of the module.
-fn status(guest: &mut Guest) -> Result<Value> {
+pub(super) fn status(guest: &mut Guest) -> Result<Value> {
     let answer = guest.run(["hotdump", "status", "--json"])?;
     let answer: Value = serde_json::from_str(&answer.ran.stdout).with_context(|| answer.to_string())?;
     Ok(answer["module"].clone())
 }
 
 /// The kernel must have warned of nothing.
-fn no_warning(guest: &mut Guest) -> Result<()> {
+pub(super) fn no_warning(guest: &mut Guest) -> Result<()> {
     let log = guest.run(["dmesg"])?.ran.stdout;
     for word in ["WARNING:", "BUG:", "Call Trace", "Oops", "scheduling while atomic"] {
         ensure!(!log.contains(word), "the kernel's log has {word:?}:\n{log}");
