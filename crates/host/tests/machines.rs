@@ -367,7 +367,8 @@ fn with_blocks(blocks: &[(u64, &str)]) -> (tempfile::TempDir, Host) {
 #[test]
 fn blocks_that_are_offline() {
     const BLOCK: u64 = 128 << 20;
-    let cases: &[(&[(u64, &str)], &[PhysRange])] = &[
+    type Blocks<'a> = &'a [(u64, &'a str)];
+    let cases: &[(Blocks<'_>, &[PhysRange])] = &[
         (&[], &[]),
         (&[(0, "online"), (1, "online")], &[]),
         (&[(0, "online"), (32, "offline")], &[range(32 * BLOCK, 33 * BLOCK)]),
