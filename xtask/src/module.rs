@@ -40,7 +40,7 @@ pub(crate) fn build(arch: &str, kdir: &Path) -> Result<PathBuf> {
     let kdir = fs::canonicalize(kdir).with_context(|| format!("KDIR={}", kdir.display()))?;
     let core = core()?;
     eprintln!("building hotdump.ko for {}", kdir.display());
-    let stage = root().join("target/module");
+    let stage = root().join("target/kmod");
     lab::debian::recreate(&stage)?;
     for entry in fs::read_dir(root().join("kmod/shim"))? {
         let entry = entry?;
