@@ -22,7 +22,7 @@ pub use error::HostError;
 pub use firmware::{Efi, EfiRuntimeRegion, FirmwareKind, FirmwareRange, SetupData};
 pub use iomem::{Iomem, Resource};
 pub use kcore::Kcore;
-pub use state::{CrashHotplug, KexecState, Lockdown};
+pub use state::{CrashHotplug, KexecState, Lockdown, ModuleSwitches};
 
 use elfcorehdr::{Note, PhysAddr, PhysRange, RangeVec};
 use error::Fault;
@@ -292,6 +292,20 @@ impl Host {
         let of =
             |kind| self.root.optional_parsed(&format!("/sys/devices/system/{kind}/crash_hotplug"), switch);
         Ok(CrashHotplug { cpu: of("cpu")?, memory: of("memory")? })
+    }
+
+    /// What the kernel module hotdump.ko may follow; `None` where it is not loaded.
+    pub fn module_switches(&self) -> Result<Option<ModuleSwitches>, HostError> {
+        const PATH: &str = "/sys/module/hotdump";
+        if !self.root.exists(PATH) {
+            return Ok(None);
+        }
+        let switch = |name| {
+            let value =
+                self.root.optional_parsed(&format!("{PATH}/parameters/{name}"), state::parse_switch)?;
+            Ok::<_, HostError>(value.unwrap_or(false))
+        };
+        Ok(Some(ModuleSwitches { memory: switch("memory")?, cpus: switch("cpus")? }))
     }
 
     /// The running kernel's image, from /proc/kcore or, where that is closed, from /proc/iomem and /proc/kallsyms;

@@ -30,6 +30,16 @@ pub struct CrashHotplug {
     pub memory: Option<bool>,
 }
 
+/// What the loaded kernel module hotdump.ko may follow: its parameters. What was left out when it was built reads as
+/// switched off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ModuleSwitches {
+    /// Memory that comes and goes.
+    pub memory: bool,
+    /// CPUs that come.
+    pub cpus: bool,
+}
+
 /// How far the kernel protects itself from root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lockdown {
@@ -51,6 +61,15 @@ pub(crate) fn parse_lockdown(text: &str) -> Result<Lockdown, Fault> {
         Some("integrity") => Ok(Lockdown::Integrity),
         Some("confidentiality") => Ok(Lockdown::Confidentiality),
         _ => Err(Fault::new(text, "one of [none], [integrity], [confidentiality]")),
+    }
+}
+
+/// Parses a module's switch as the kernel shows it.
+pub(crate) fn parse_switch(text: &str) -> Result<bool, Fault> {
+    match text {
+        "Y" => Ok(true),
+        "N" => Ok(false),
+        _ => Err(Fault::new(text, "Y or N")),
     }
 }
 

@@ -3,7 +3,7 @@
 use elfcorehdr::{Note, PhysAddr, PhysRange};
 use host::{
     CrashHotplug, EfiRuntimeRegion, FirmwareKind, Host, HostError, KernelText, KexecState, Lockdown,
-    Reservations, SerialPort,
+    ModuleSwitches, Reservations, SerialPort,
 };
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -464,6 +464,28 @@ fn limits_and_lockdown() {
     assert_eq!(host.kexec_load_limit_reboot().unwrap(), None);
     assert_eq!(host.kexec_load_disabled().unwrap(), Some(true));
     assert_eq!(host.lockdown().unwrap(), Lockdown::Integrity);
+}
+
+#[test]
+fn the_module_s_switches() {
+    let dir = "sys/module/hotdump";
+    type Files<'a> = &'a [(&'a str, &'a str)];
+    let cases: &[(Files<'_>, Option<(bool, bool)>)] = &[
+        (&[], None),
+        (&[("memory", "Y\n"), ("cpus", "Y\n")], Some((true, true))),
+        (&[("memory", "N\n"), ("cpus", "Y\n")], Some((false, true))),
+        (&[("panic_after_store", "0\n")], Some((false, false))),
+    ];
+    for (files, expected) in cases {
+        let files: Vec<(String, &str)> =
+            files.iter().map(|(name, text)| (format!("{dir}/parameters/{name}"), *text)).collect();
+        let (_root, host) =
+            made_up(&files.iter().map(|(path, text)| (path.as_str(), *text)).collect::<Vec<_>>());
+        let expected = expected.map(|(memory, cpus)| ModuleSwitches { memory, cpus });
+        assert_eq!(host.module_switches().unwrap(), expected, "{files:?}");
+    }
+    let (_root, host) = made_up(&[("sys/module/hotdump/parameters/memory", "1\n")]);
+    assert!(host.module_switches().unwrap_err().to_string().ends_with("found \"1\", wanted Y or N"));
 }
 
 #[test]

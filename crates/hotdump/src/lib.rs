@@ -8,6 +8,7 @@ mod capture;
 mod cli;
 mod exit;
 mod initramfs;
+mod keeping;
 mod load;
 mod lock;
 mod personality;

@@ -38,7 +38,7 @@ pub(crate) struct Record {
     pub(crate) initrd: Option<PathBuf>,
     /// Its command line, without `elfcorehdr=`.
     pub(crate) cmdline: String,
-    /// Who was to keep the header current.
+    /// Who was to keep the header current: what the load set out with. Who does is for `keeping` to see.
     pub(crate) keeper: Keeper,
     /// When, in seconds since 1970.
     pub(crate) time: u64,
@@ -131,12 +131,35 @@ impl Record {
 
     /// Whether purgatory in reserved memory still carries the identity of this load. Another image may have been
     /// loaded elsewhere in the reservation since, so this is a hint, not a proof that it is in force.
-    pub(crate) fn is_in_memory(&self, host: &Host, memory: &impl Memory) -> bool {
+    fn is_in_memory(&self, host: &Host, memory: &impl Memory) -> bool {
         let Some(identity) = &self.identity else { return false };
         let mut bytes = [0; 16];
         self.is_of_this_boot(host)
             && memory.read(identity.at, &mut bytes).is_ok()
             && Identity::name(bytes) == identity.name
+    }
+
+    /// Whether this is the record of the image in force, as far as it can be told: by what the module says while it
+    /// follows an image, by the place of the header in force, by the kernel's memory.
+    pub(crate) fn is_in_force(
+        &self,
+        host: &Host,
+        armed: Option<&abi::Status>,
+        header: Option<PhysAddr>,
+        memory: Option<&impl Memory>,
+    ) -> Option<bool> {
+        if let Some(status) = armed {
+            return Some(
+                self.identity.as_ref().is_some_and(|known| known.name == Identity::name(status.identity)),
+            );
+        }
+        if let (Some(header), Some(recorded)) = (header, self.header)
+            && header != recorded.start()
+        {
+            return Some(false);
+        }
+        let memory = memory.filter(|_| self.identity.is_some())?;
+        Some(self.is_in_memory(host, memory))
     }
 }
 
@@ -180,6 +203,41 @@ mod tests {
         Record::remove(&dir).unwrap();
         Record::remove(&dir).unwrap();
         assert_eq!(Record::read(&dir).unwrap(), None);
+    }
+
+    /// Memory that holds sixteen bytes of seven at every place.
+    struct Sevens;
+
+    impl Memory for Sevens {
+        fn read(&self, _: PhysAddr, buf: &mut [u8]) -> Result<(), host::HostError> {
+            buf.fill(7);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn whether_a_record_is_of_the_image_in_force() {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("proc/sys/kernel/random/boot_id");
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(file, "5f8b\n").unwrap();
+        let host = Host::at(root.path());
+        let armed = |identity| abi::Status { armed: 1, identity: [identity; 16], ..abi::Status::default() };
+        let place = |at| Some(PhysAddr(at));
+        let by_file = Record { identity: None, header: None, ..record() };
+        let of_another_boot = Record { boot_id: "77".to_owned(), ..record() };
+        for (what, record, armed, header, memory, expected) in [
+            ("followed", record(), Some(armed(7)), None, None, Some(true)),
+            ("another is followed", record(), Some(armed(8)), place(0x3fff_1000), Some(&Sevens), Some(false)),
+            ("the header is elsewhere", record(), None, place(0x3fff_2000), Some(&Sevens), Some(false)),
+            ("the identity is there", record(), None, place(0x3fff_1000), Some(&Sevens), Some(true)),
+            ("of another boot", of_another_boot, None, None, Some(&Sevens), Some(false)),
+            ("nothing can be read", record(), None, None, None, None),
+            ("by kexec_file_load", by_file.clone(), None, place(0x3fff_1000), Some(&Sevens), None),
+            ("by kexec_file_load, and another is followed", by_file, Some(armed(7)), None, None, Some(false)),
+        ] {
+            assert_eq!(record.is_in_force(&host, armed.as_ref(), header, memory), expected, "{what}");
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::io::{ErrorKind, Write as _};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use elfcorehdr::PhysRange;
@@ -51,6 +52,32 @@ pub(crate) fn size(bytes: u64) -> String {
     format!("{bytes} bytes")
 }
 
+/// Nanoseconds in the largest unit that they reach, to one decimal where they are less than ten of it.
+pub(crate) fn duration(nanoseconds: u64) -> String {
+    const UNITS: [(&str, u64); 3] = [("s", 1_000_000_000), ("ms", 1_000_000), ("us", 1_000)];
+    for (name, unit) in UNITS {
+        if nanoseconds >= unit * 10 {
+            return format!("{} {name}", nanoseconds / unit);
+        }
+        if nanoseconds >= unit {
+            return format!("{}.{} {name}", nanoseconds / unit, nanoseconds % unit * 10 / unit);
+        }
+    }
+    format!("{nanoseconds} ns")
+}
+
+/// A moment in seconds since 1970, as people read it.
+pub(crate) fn moment(seconds: u64) -> String {
+    let time = i64::try_from(seconds).ok().and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
+    time.map_or_else(|| format!("{seconds} s after 1970"), |time| time.to_string())
+}
+
+/// How long ago that is, if it is not to come: `, 5 s ago`.
+pub(crate) fn ago(seconds: u64) -> String {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH + Duration::from_secs(seconds));
+    since.map_or_else(|_| String::new(), |since| format!(", {} s ago", since.as_secs()))
+}
+
 /// `count` with the noun that fits it: `1 range`, `2 ranges`.
 pub(crate) fn counted(count: usize, noun: &str) -> String {
     if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
@@ -87,6 +114,27 @@ pub(crate) fn tell(line: impl Display) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_read_well() {
+        for (nanoseconds, expected) in [
+            (0, "0 ns"),
+            (999, "999 ns"),
+            (1_000, "1.0 us"),
+            (9_999, "9.9 us"),
+            (12_345, "12 us"),
+            (1_310_000, "1.3 ms"),
+            (99_000_000, "99 ms"),
+            (2_500_000_000, "2.5 s"),
+            (u64::MAX, "18446744073 s"),
+        ] {
+            assert_eq!(duration(nanoseconds), expected, "{nanoseconds}");
+        }
+        assert_eq!(moment(1_795_374_000), "2026-11-22T19:00:00Z");
+        assert_eq!(moment(u64::MAX), format!("{} s after 1970", u64::MAX));
+        assert_eq!(ago(u64::from(u32::MAX) * 4), "");
+        assert!(ago(0).ends_with(" s ago"));
+    }
 
     #[test]
     fn sizes_read_well() {

@@ -79,7 +79,7 @@ pub enum PlanError {
     /// The machine has more memory ranges or CPUs than the header that the kernel keeps up to date holds.
     #[error(
         "elfcorehdr needs {need} bytes now, the kernel keeps {room} up to date: its limits on CPUs and memory ranges are \
-         too low for this machine (CONFIG_CRASH_MAX_MEMORY_RANGES), load without --hotplug"
+         too low for this machine (CONFIG_CRASH_MAX_MEMORY_RANGES), load with another --keep"
     )]
     HeaderRoom {
         /// Bytes that the header takes now.
@@ -157,8 +157,8 @@ pub enum Refusal {
     NoReservation,
     /// The kernel cannot keep the crash header up to date.
     #[error(
-        "the kernel needs CONFIG_CRASH_HOTPLUG for --hotplug (there is no crash_elfcorehdr_size): load without --hotplug, \
-         and load again when CPUs or memory come or go"
+        "the kernel needs CONFIG_CRASH_HOTPLUG to keep the image current (there is no /sys/kernel/crash_elfcorehdr_size: it is older \
+         than Linux 6.6, or built without): use hotdump's kernel module, or load again when CPUs or memory come or go"
     )]
     NoCrashHotplug,
 }

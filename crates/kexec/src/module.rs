@@ -41,6 +41,16 @@ pub enum ModuleError {
         #[source]
         source: io::Error,
     },
+    /// The module is of another age than this program.
+    #[error(
+        "the kernel module that is loaded speaks {} of the interface, this program version {}: install the module that \
+         belongs to this program, then `rmmod hotdump` and `modprobe hotdump`",
+        Spoken(*found), abi::VERSION
+    )]
+    OtherVersion {
+        /// The module's version, where it could be asked.
+        found: Option<u32>,
+    },
     /// The module does not follow the image.
     #[error("the kernel module does not follow this image: {}{} ({source})", reason.text(), At(*found))]
     Refused {
@@ -61,6 +71,17 @@ pub enum ModuleError {
         /// How many.
         count: usize,
     },
+}
+
+struct Spoken(Option<u32>);
+
+impl std::fmt::Display for Spoken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some(version) => write!(f, "version {version}"),
+            None => f.write_str("another version"),
+        }
+    }
 }
 
 struct At(u32);
@@ -118,10 +139,9 @@ impl Module {
     /// What the module does and did.
     ///
     /// # Errors
-    /// The kernel refused.
+    /// The kernel refused, or the module is of another version.
     pub fn status(&self) -> Result<Status, ModuleError> {
-        let doing = "asking for its status";
-        syscall::module_status(self.device.as_fd()).map_err(|source| ModuleError::Device { doing, source })
+        understood(syscall::module_status(self.device.as_fd()))
     }
 
     /// The followed header, all of its room, as it is in reserved memory.
@@ -137,6 +157,20 @@ impl Module {
             Ok(bytes)
         };
         read().map_err(|source| ModuleError::Device { doing, source })
+    }
+}
+
+/// A status, if it is one of this version. Where the structure has another size its ioctl is another, too.
+fn understood(answer: io::Result<Status>) -> Result<Status, ModuleError> {
+    match answer {
+        Ok(status) if status.version == abi::VERSION && status.size as usize == size_of::<Status>() => {
+            Ok(status)
+        }
+        Ok(status) => Err(ModuleError::OtherVersion { found: Some(status.version) }),
+        Err(error) if error.raw_os_error() == Some(libc::ENOTTY) => {
+            Err(ModuleError::OtherVersion { found: None })
+        }
+        Err(source) => Err(ModuleError::Device { doing: "asking for its status", source }),
     }
 }
 
@@ -158,4 +192,30 @@ fn request(plan: &PlanFacts) -> Result<Arm, ModuleError> {
     }
     request.excluded_count = count as u32;
     Ok(request)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_module_of_another_version_is_told_before_anything_is_asked_of_it() {
+        let status = Status { version: abi::VERSION, size: size_of::<Status>() as u32, ..Status::default() };
+        assert_eq!(understood(Ok(status)).unwrap(), status);
+        let other = |answer| understood(answer).unwrap_err().to_string();
+        let newer = other(Ok(Status { version: 77, ..status }));
+        assert!(newer.starts_with("the kernel module that is loaded speaks version 77 of the"), "{newer}");
+        let longer = other(Ok(Status { size: status.size + 8, ..status }));
+        assert!(longer.contains("install the module that belongs to this program"), "{longer}");
+        let unknown = other(Err(io::Error::from_raw_os_error(libc::ENOTTY)));
+        assert!(
+            unknown.contains("speaks another version of the interface, this program version"),
+            "{unknown}"
+        );
+        let refused = other(Err(io::Error::from_raw_os_error(libc::EPERM)));
+        assert!(
+            refused.starts_with("/dev/hotdump: asking for its status: Operation not permitted"),
+            "{refused}"
+        );
+    }
 }

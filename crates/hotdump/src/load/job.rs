@@ -9,6 +9,7 @@ use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use abi::Reason;
 use elfcorehdr::PhysAddr;
 use host::{CrashHotplug, Host, Lockdown};
 use kexec::{
@@ -17,6 +18,7 @@ use kexec::{
 };
 
 use crate::exit;
+use crate::keeping::keeps_current;
 use crate::lock::LockError;
 use crate::record::{Identity, Record};
 
@@ -61,6 +63,8 @@ pub(crate) enum LoadError {
         "the image is loaded, but not kept current ({found}): load again whenever CPUs or memory come or go"
     )]
     NotCurrent { found: String },
+    #[error("{0}")]
+    CannotKeep(String),
     #[error("{0}")]
     NoModule(ModuleError),
     #[error("the image is loaded, but not followed: {0}; load again whenever CPUs or memory come or go")]
@@ -311,13 +315,33 @@ pub(crate) fn module() -> Result<Module, LoadError> {
 
 /// Has the module follow the image that was just loaded.
 pub(crate) fn arm(module: &Module, facts: &PlanFacts) -> Result<CrashHotplug, LoadError> {
-    let Followed { memory, cpus } = module.arm(facts).map_err(LoadError::NotFollowed)?;
+    const PAUSE: Duration = Duration::from_millis(200);
+    let armed = while_restless(|| module.arm(facts), || std::thread::sleep(PAUSE));
+    let Followed { memory, cpus } = armed.map_err(LoadError::NotFollowed)?;
     let hotplug = CrashHotplug { cpu: Some(cpus), memory: Some(memory) };
     if keeps_current(hotplug) {
         return Ok(hotplug);
     }
-    let missing = if memory { "CPUs" } else { "memory" };
-    Err(LoadError::NotCurrent { found: format!("the module does not follow {missing}") })
+    let missing = match (memory, cpus) {
+        (true, _) => "CPUs",
+        (false, true) => "memory",
+        (false, false) => "memory nor CPUs",
+    };
+    let found = format!("the module does not follow {missing}: see its parameters and the kernel log");
+    Err(LoadError::NotCurrent { found })
+}
+
+/// Tries again while the module says that memory or CPUs come and go too fast to begin, for a bounded time: a machine
+/// that scales does so in bursts.
+fn while_restless<T>(arm: impl Fn() -> Result<T, ModuleError>, pause: impl Fn()) -> Result<T, ModuleError> {
+    const TRIES: usize = 10;
+    for _ in 1..TRIES {
+        match arm() {
+            Err(ModuleError::Refused { reason: Reason::Restless, .. }) => pause(),
+            outcome => return outcome,
+        }
+    }
+    arm()
 }
 
 /// Reads back whether the kernel keeps the image current, as `--hotplug` asks for.
@@ -343,28 +367,31 @@ pub(crate) fn confirm_hotplug(host: &Host) -> Result<CrashHotplug, LoadError> {
     })
 }
 
-/// Whether every kind of event that this kernel knows is taken care of. A kernel built without memory hotplug has no
-/// file for it.
-fn keeps_current(hotplug: CrashHotplug) -> bool {
-    hotplug != CrashHotplug::default() && hotplug.cpu != Some(false) && hotplug.memory != Some(false)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn every_kind_of_event_must_be_taken_care_of() {
-        for (cpu, memory, expected) in [
-            (Some(true), Some(true), true),
-            (Some(true), None, true),
-            (None, Some(true), true),
-            (Some(true), Some(false), false),
-            (Some(false), Some(true), false),
-            (Some(false), None, false),
-            (None, None, false),
+    fn a_restless_machine_is_waited_for_but_not_forever() {
+        use std::cell::Cell;
+        let refused = |reason| ModuleError::Refused { reason, found: 0, source: io::Error::other("") };
+        for (restless, reason_then, tries, armed) in [
+            (0, None, 1, true),
+            (3, None, 4, true),
+            (99, None, 10, false),
+            (2, Some(Reason::OtherLoad), 3, false),
         ] {
-            assert_eq!(keeps_current(CrashHotplug { cpu, memory }), expected, "{cpu:?} {memory:?}");
+            let (tried, paused) = (Cell::new(0), Cell::new(0));
+            let arm = || {
+                tried.set(tried.get() + 1);
+                match reason_then {
+                    _ if tried.get() <= restless => Err(refused(Reason::Restless)),
+                    Some(reason) => Err(refused(reason)),
+                    None => Ok(()),
+                }
+            };
+            let outcome = while_restless(arm, || paused.set(paused.get() + 1));
+            assert_eq!((tried.get(), paused.get(), outcome.is_ok()), (tries, tries - 1, armed), "{restless}");
         }
     }
 

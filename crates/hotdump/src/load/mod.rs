@@ -1,6 +1,7 @@
 //! `hotdump load` and `hotdump unload`.
 
 mod job;
+mod keep;
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +9,7 @@ use clap::builder::{TypedValueParser as _, ValueParser};
 use elfcorehdr::PhysAddr;
 use host::{CrashHotplug, Host};
 use kexec::cmdline::{Overrides, Source, crash_cmdline};
-use kexec::{Call, Keeper, Module, PlanFacts, Target, Warning};
+use kexec::{Call, Keeper, PlanFacts, Target, Warning};
 use serde::Serialize;
 
 use crate::exit;
@@ -17,6 +18,9 @@ use crate::record::{self, Record};
 use crate::text::{print, print_json, tell};
 
 use job::confirm_hotplug;
+use keep::Choice;
+pub(crate) use keep::{Keep, Means};
+
 pub(crate) use job::{Contents, Files, Job, LoadError, Plan, SyscallChoice, unload};
 
 /// Options of `hotdump load`.
@@ -49,20 +53,19 @@ pub(crate) struct Args {
     /// Which system call to load by
     #[arg(long, value_enum, default_value_t)]
     syscall: SyscallChoice,
-    /// Have the kernel keep the image current on CPU and memory hotplug (Linux 6.6 and later), and check that it does
+    /// Who keeps the image current on CPU and memory hotplug
+    #[arg(long, value_name = "HOW", value_enum, default_value = "reload", conflicts_with = "hotplug")]
+    keep: Keep,
+    /// An older way to say --keep: --hotplug is --keep native
     #[arg(
         long,
         value_name = "WHEN",
         value_enum,
-        default_value_t,
         default_missing_value = "always",
         num_args = 0..=1,
         require_equals = true
     )]
-    hotplug: HotplugChoice,
-    /// Who keeps the image current on CPU and memory hotplug
-    #[arg(long, value_name = "HOW", value_enum, conflicts_with = "hotplug")]
-    keep: Option<Keep>,
+    hotplug: Option<HotplugChoice>,
     /// Lowest address to load to (kexec_load only)
     #[arg(long, value_name = "ADDRESS", value_parser = address_parser())]
     mem_min: Option<PhysAddr>,
@@ -80,29 +83,15 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// When to ask the kernel to keep the image current.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
-enum HotplugChoice {
-    /// The image stays as it was loaded
-    #[default]
-    Never,
-    /// Where the kernel can; a warning where it then does not
-    Auto,
-    /// Fail where the kernel cannot or does not
-    Always,
-}
-
-/// Who keeps the image current.
+/// Who keeps the image current, in other words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Keep {
-    /// The best that this machine allows: module, native or reload; says which, and why
+enum HotplugChoice {
+    /// --keep reload
+    Never,
+    /// --keep auto
     Auto,
-    /// The kernel (Linux 6.6 and later), with a time at each event in which a crash leaves no dump
-    Native,
-    /// The kernel module hotdump.ko
-    Module,
-    /// Nobody: udev rules, or whoever sees a change, load again
-    Reload,
+    /// --keep native
+    Always,
 }
 
 /// Options of `hotdump unload`.
@@ -120,7 +109,7 @@ struct Report<'a> {
     syscall: Call,
     /// Why this system call; none where it was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
-    because: Option<String>,
+    because: Option<&'a str>,
     kernel: &'a Path,
     initrd: Option<&'a Path>,
     cmdline: &'a str,
@@ -128,7 +117,7 @@ struct Report<'a> {
     keeper: Keeper,
     /// Why it is this one; none where it was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
-    keeper_because: Option<&'static str>,
+    keeper_because: Option<&'a str>,
     /// What the keeper says after the load.
     crash_hotplug: Option<Hotplug>,
     plan: Option<&'a PlanFacts>,
@@ -153,32 +142,19 @@ impl From<CrashHotplug> for Hotplug {
 /// [`LoadError`], which has its own exit code, or a report that could not be printed.
 pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     let host = Host::live();
-    let job = args.job(&host)?;
+    let mut means = Means::of(&host, args.by_file(&host))?;
+    let choice = means.choose(args.keep())?;
+    let mut job = args.job(&host, choice.keeper)?;
     let files = Files::open(&job)?;
     // A plan is made for the machine as it is, so nobody may change what is loaded between plan and load.
     let _lock = if args.dry_run { None } else { Some(take_lock()?) };
-    let because = args.only_file_load(&host);
-    if job.keeper == Keeper::Module && (args.syscall == SyscallChoice::File || because.is_some()) {
-        let because = because.map_or(String::new(), |because| format!(", and {because}"));
-        anyhow::bail!("--keep module needs kexec_load{because}: use --keep native or --keep reload");
-    }
-    if args.syscall == SyscallChoice::File || because.is_some() {
-        let plan = Plan::by_file(&host, &job, &files, Target::Crash)?;
-        return Ok(args.carry_out(&host, &job, &plan, because.map(str::to_owned))?);
-    }
-    let contents = Contents::read(&files)?;
-    let plan = Plan::by_load(&host, &job, &contents)?;
-    match args.carry_out(&host, &job, &plan, None) {
-        Err(error)
-            if args.syscall == SyscallChoice::Auto
-                && job.keeper != Keeper::Module
-                && job::may_try_file_load(&error) =>
-        {
-            let plan = Plan::by_file(&host, &job, &files, Target::Crash)?;
-            Ok(args.carry_out(&host, &job, &plan, Some(error.to_string()))?)
-        }
-        outcome => Ok(outcome?),
-    }
+    let error = match args.attempt(&host, &job, &files, &means, &choice) {
+        Ok(code) => return Ok(code),
+        Err(error) => error,
+    };
+    let choice = args.second_choice(&mut means, error)?;
+    job.keeper = choice.keeper;
+    Ok(args.attempt(&host, &job, &files, &means, &choice)?)
 }
 
 /// Unloads the crash image.
@@ -227,7 +203,7 @@ pub(crate) fn load_and_record(
 
 impl Args {
     /// Fills in the defaults from the machine.
-    fn job(&self, host: &Host) -> anyhow::Result<Job> {
+    fn job(&self, host: &Host, keeper: Keeper) -> anyhow::Result<Job> {
         let kernel = match &self.kernel {
             Some(kernel) => kernel.clone(),
             None => PathBuf::from(format!("/boot/vmlinuz-{}", host.kernel_release()?)),
@@ -247,45 +223,67 @@ impl Args {
             initrd,
             cmdline: crash_cmdline(source, &overrides)
                 .map_err(|error| anyhow::anyhow!("command line: {error}"))?,
-            keeper: self.keeper(host)?.0,
+            keeper,
             mem_min: self.mem_min,
             mem_max: self.mem_max,
         })
     }
 
-    /// Why only kexec_file_load will do, where the choice is free.
-    fn only_file_load(&self, host: &Host) -> Option<&'static str> {
+    /// Why the image is to be loaded by kexec_file_load; none: by kexec_load.
+    fn by_file(&self, host: &Host) -> Option<String> {
         match self.syscall {
-            SyscallChoice::Auto => job::only_file_load(host),
-            _ => None,
+            SyscallChoice::Auto => job::only_file_load(host).map(str::to_owned),
+            SyscallChoice::Load => None,
+            SyscallChoice::File => Some("--syscall file was given".to_owned()),
         }
     }
 
-    /// Who shall keep the image current, and why, where that was left to us.
-    fn keeper(&self, host: &Host) -> anyhow::Result<(Keeper, Option<&'static str>)> {
-        let kernel_can = || Ok::<_, host::HostError>(host.kexec()?.elfcorehdr_size.is_some());
-        Ok(match (self.keep, self.hotplug) {
-            (Some(Keep::Native), _) | (None, HotplugChoice::Always) => (Keeper::Kernel, None),
-            (Some(Keep::Module), _) => (Keeper::Module, None),
-            (Some(Keep::Reload), _) | (None, HotplugChoice::Never) => (Keeper::Nobody, None),
-            (None, HotplugChoice::Auto) => {
-                (if kernel_can()? { Keeper::Kernel } else { Keeper::Nobody }, None)
-            }
-            (Some(Keep::Auto), _) => {
-                let by_file = self.syscall == SyscallChoice::File || self.only_file_load(host).is_some();
-                let (keeper, because) = best_keeper(by_file, Module::open()?.is_some(), kernel_can()?);
-                (keeper, Some(because))
-            }
-        })
+    /// Who is asked to keep the image current.
+    fn keep(&self) -> Keep {
+        match self.hotplug {
+            None => self.keep,
+            Some(HotplugChoice::Never) => Keep::Reload,
+            Some(HotplugChoice::Auto) => Keep::Auto,
+            Some(HotplugChoice::Always) => Keep::Native,
+        }
     }
 
-    fn load_unless_dry(
+    /// Plans and loads, unless this is a dry run.
+    fn attempt(
         &self,
         host: &Host,
         job: &Job,
-        plan: &Plan<'_>,
-    ) -> Result<Option<CrashHotplug>, LoadError> {
-        if self.dry_run { Ok(None) } else { load_and_record(host, job, plan) }
+        files: &Files,
+        means: &Means,
+        choice: &Choice,
+    ) -> Result<u8, LoadError> {
+        if means.by_file.is_some() {
+            let plan = Plan::by_file(host, job, files, Target::Crash)?;
+            return self.carry_out(host, job, &plan, means, choice);
+        }
+        let contents = Contents::read(files)?;
+        let plan = Plan::by_load(host, job, &contents)?;
+        self.carry_out(host, job, &plan, means, choice)
+    }
+
+    /// What to try where the first attempt failed with `error`: kexec_file_load where it did not come to a load and the
+    /// system call is left to us; the kernel's own handler where the module refused the image and the keeper is left to us.
+    ///
+    /// # Errors
+    /// The same `error`, where nothing is left.
+    fn second_choice(&self, means: &mut Means, error: LoadError) -> Result<Choice, LoadError> {
+        match error {
+            LoadError::NotFollowed(why) if self.keep() == Keep::Auto && means.kernel_can => {
+                tell(format_args!("hotdump: warning: {why}: loading again, for the kernel's own handler"));
+                let because = Some("hotdump.ko refused this image".to_owned());
+                Ok(Choice { keeper: Keeper::Kernel, because })
+            }
+            error if self.syscall == SyscallChoice::Auto && job::may_try_file_load(&error) => {
+                means.by_file = Some(error.to_string());
+                means.choose(self.keep())
+            }
+            error => Err(error),
+        }
     }
 
     /// Loads by `plan`, unless this is a dry run, and tells.
@@ -294,7 +292,8 @@ impl Args {
         host: &Host,
         job: &Job,
         plan: &Plan<'_>,
-        because: Option<String>,
+        means: &Means,
+        choice: &Choice,
     ) -> Result<u8, LoadError> {
         for warning in plan.warnings() {
             tell(format_args!("hotdump: warning: {warning}"));
@@ -302,28 +301,41 @@ impl Args {
         if !self.json && (self.dry_run || self.verbose) {
             warn_unless(print(plan.describe()));
         }
-        let crash_hotplug = match self.load_unless_dry(host, job, plan) {
-            Err(error @ LoadError::NotCurrent { .. }) if self.hotplug == HotplugChoice::Auto => {
+        let done = if self.dry_run { Ok(None) } else { load_and_record(host, job, plan) };
+        let (crash_hotplug, nobody) = match done {
+            Ok(crash_hotplug) => (crash_hotplug, None),
+            Err(error) if self.puts_up_with(&error, means) => {
                 tell(format_args!("hotdump: warning: {error}"));
-                None
+                (None, Some(error.to_string()))
             }
-            outcome => outcome?,
+            Err(error) => return Err(error),
         };
         let report = Report {
             loaded: !self.dry_run,
             syscall: plan.call(),
-            because,
+            because: means.by_file.as_deref().filter(|_| self.syscall == SyscallChoice::Auto),
             kernel: &job.kernel,
             initrd: job.initrd.as_deref(),
             cmdline: &job.cmdline,
-            keeper: job.keeper,
-            keeper_because: self.keeper(host).ok().and_then(|(_, because)| because),
+            keeper: if nobody.is_some() { Keeper::Nobody } else { choice.keeper },
+            keeper_because: nobody.as_deref().or(choice.because.as_deref()),
             crash_hotplug: crash_hotplug.map(Hotplug::from),
             plan: plan.facts(),
             warnings: plan.warnings(),
         };
         report.print(self.json);
         Ok(exit::OK)
+    }
+
+    /// Whether an image that is loaded and not kept current will do: where the choice is left to us and nothing better is
+    /// to be had.
+    fn puts_up_with(&self, error: &LoadError, means: &Means) -> bool {
+        self.keep() == Keep::Auto
+            && match error {
+                LoadError::NotCurrent { .. } => true,
+                LoadError::NotFollowed(_) => !means.kernel_can,
+                _ => false,
+            }
     }
 }
 
@@ -343,34 +355,18 @@ impl std::fmt::Display for Report<'_> {
             None => f.write_str("without an initramfs ")?,
         }
         write!(f, "by {}", self.syscall)?;
-        if let Some(because) = &self.because {
+        if let Some(because) = self.because {
             write!(f, " ({because})")?;
         }
-        match (self.keeper, self.crash_hotplug.is_some()) {
-            (Keeper::Kernel, true) => f.write_str("; the kernel keeps it current")?,
-            (Keeper::Module, true) => f.write_str("; the module keeps it current")?,
-            (Keeper::Nobody, _) if self.keeper_because.is_some() => {
-                f.write_str("; nobody keeps it current")?
-            }
-            _ => {}
-        }
+        f.write_str(match (self.keeper, self.loaded) {
+            (Keeper::Kernel, true) => "; the kernel keeps it current",
+            (Keeper::Kernel, false) => "; the kernel would keep it current",
+            (Keeper::Module, true) => "; the module keeps it current",
+            (Keeper::Module, false) => "; the module would keep it current",
+            (Keeper::Nobody, true) => "; nobody keeps it current",
+            (Keeper::Nobody, false) => "; nobody would keep it current",
+        })?;
         self.keeper_because.map_or(Ok(()), |because| write!(f, " ({because})"))
-    }
-}
-
-/// The best keeper for an image that is loaded by kexec_file_load or not, on a machine whose module is loaded or not,
-/// and whose kernel can or cannot; and why.
-fn best_keeper(by_file: bool, module_loaded: bool, kernel_can: bool) -> (Keeper, &'static str) {
-    match (by_file, module_loaded, kernel_can) {
-        (false, true, _) => (Keeper::Module, "hotdump.ko is loaded"),
-        (false, false, true) => (Keeper::Kernel, "hotdump.ko is not loaded"),
-        (true, _, true) => (Keeper::Kernel, "hotdump.ko needs kexec_load"),
-        (false, false, false) => {
-            (Keeper::Nobody, "the kernel cannot and hotdump.ko is not loaded: load again at every change")
-        }
-        (true, _, false) => {
-            (Keeper::Nobody, "the kernel cannot and hotdump.ko needs kexec_load: load again at every change")
-        }
     }
 }
 

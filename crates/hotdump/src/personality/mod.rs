@@ -13,10 +13,10 @@ use std::process::Command;
 
 use host::Host;
 use kexec::cmdline::{Overrides, Source, crash_cmdline};
-use kexec::{Call, ImageError, Keeper, Module, PlanError, Refusal, SyscallError, Target};
+use kexec::{Call, ImageError, Keeper, PlanError, Refusal, SyscallError, Target};
 
 use crate::load::{
-    self, Contents, Files, Job, LoadError, Plan, SyscallChoice, load_and_record, take_lock,
+    self, Contents, Files, Job, LoadError, Means, Plan, SyscallChoice, load_and_record, take_lock,
     unload_crash_image,
 };
 use crate::text::{print, tell};
@@ -127,11 +127,7 @@ impl Work {
                 Boot with crashkernel=256M (or as large as your distribution advises), then load the crash kernel";
             return Err(Failure::new(code::FATAL, text));
         }
-        if self.hotplug && self.keeper(host).map_err(unreadable)? == Keeper::Nobody {
-            let text = "Path /sys/kernel/crash_elfcorehdr_size does not exist, the kernel needs CONFIG_CRASH_HOTPLUG, \
-                or hotdump's module: modprobe hotdump, and not -s";
-            return Err(Failure::new(code::FATAL, text));
-        }
+        self.keeper(host)?;
         if self.reuse_initrd {
             let retained =
                 host.cmdline().is_ok_and(|line| kexec::cmdline::value(&line, "retain_initrd").is_some());
@@ -147,15 +143,19 @@ impl Work {
 
     /// Who shall keep the image current: the kernel where it can, else the module where that is loaded. The module
     /// follows only what is loaded by kexec_load.
-    fn keeper(&self, host: &Host) -> Result<Keeper, host::HostError> {
+    fn keeper(&self, host: &Host) -> Result<Keeper, Failure> {
         if !self.hotplug {
             return Ok(Keeper::Nobody);
         }
-        if host.kexec()?.elfcorehdr_size.is_some() {
-            return Ok(Keeper::Kernel);
-        }
-        let by_module = self.syscall != SyscallChoice::File && matches!(Module::open(), Ok(Some(_)));
-        Ok(if by_module { Keeper::Module } else { Keeper::Nobody })
+        let by_file = (self.syscall == SyscallChoice::File).then(|| "-s was given".to_owned());
+        let means = Means::of(host, by_file).map_err(|error| Failure::new(code::FATAL, error.to_string()))?;
+        keeper_among(&means).map_err(|missing| {
+            let text = format!(
+                "Path /sys/kernel/crash_elfcorehdr_size does not exist, the kernel needs CONFIG_CRASH_HOTPLUG, or hotdump's \
+                 module: {missing}"
+            );
+            Failure::new(code::FATAL, text)
+        })
     }
 
     fn unload(&self, host: &Host) -> Result<(), Failure> {
@@ -187,7 +187,7 @@ impl Work {
             kernel: kernel.clone(),
             initrd: self.initrd.clone(),
             cmdline: self.cmdline(host)?,
-            keeper: self.keeper(host).map_err(|error| Failure::new(code::FATAL, error.to_string()))?,
+            keeper: self.keeper(host)?,
             mem_min: self.mem_min,
             mem_max: self.mem_max,
         };
@@ -327,6 +327,7 @@ impl Work {
             }
             LoadError::Syscall { .. }
             | LoadError::NotCurrent { .. }
+            | LoadError::CannotKeep(_)
             | LoadError::NoModule(_)
             | LoadError::NotFollowed(_)
             | LoadError::Lock(_) => Failure::new(code::FAILED, error.to_string()),
@@ -347,6 +348,19 @@ impl Work {
 
     fn kernel_name(&self) -> String {
         self.kernel.as_ref().map_or_else(String::new, |kernel| kernel.display().to_string())
+    }
+}
+
+/// Who keeps an image current for `--hotplug`.
+///
+/// # Errors
+/// What is missing for the module, where the kernel has no handler of its own.
+fn keeper_among(means: &Means) -> Result<Keeper, String> {
+    match (means.kernel_can, &means.by_file, means.module.missing()) {
+        (true, _, _) => Ok(Keeper::Kernel),
+        (false, Some(why), _) => Err(format!("it follows only what is loaded by kexec_load, and {why}")),
+        (false, None, Some(missing)) => Err(missing),
+        (false, None, None) => Ok(Keeper::Module),
     }
 }
 

@@ -61,11 +61,13 @@ impl ImagePointer {
     }
 }
 
-/// Finds the headers in the reservation that images are loaded to.
+/// Finds the headers in the reservation that images are loaded to. Where the kernel's list cannot be read, the
+/// reservation is searched, which takes a while, or, if `search` says no, nothing is found.
 pub(crate) fn headers(
     memory: &impl Memory,
     pointer: Option<ImagePointer>,
     reservation: PhysRange,
+    search: bool,
 ) -> Result<Headers, HostError> {
     let segments = match pointer {
         Some(pointer) => segments(memory, pointer, reservation)?,
@@ -73,19 +75,8 @@ pub(crate) fn headers(
     };
     match segments {
         Some(segments) => Ok(header_among(memory, &segments)?.map_or(Headers::NoneInForce, Headers::InForce)),
-        None => scan(memory, reservation).map(Headers::Candidates),
-    }
-}
-
-/// The header that the kernel's own list names, without a search where there is none.
-pub(crate) fn in_force(
-    memory: &impl Memory,
-    pointer: ImagePointer,
-    reservation: PhysRange,
-) -> Result<Option<Found>, HostError> {
-    match segments(memory, pointer, reservation)? {
-        Some(segments) => header_among(memory, &segments),
-        None => Ok(None),
+        None if search => scan(memory, reservation).map(Headers::Candidates),
+        None => Ok(Headers::Candidates(Vec::new())),
     }
 }
 
@@ -260,7 +251,9 @@ mod tests {
         memory.put_header(BASE + 0x1000, 0x1000_0000);
         memory.put_header(BASE + 0x30_0000, 0x2000_0000);
         memory.put_image(&[(BASE + 0x10_0000, 0x1000), (BASE + 0x30_0000, 0x2000)]);
-        let Headers::InForce(found) = headers(&memory, pointer(), reservation()).unwrap() else { panic!() };
+        let Headers::InForce(found) = headers(&memory, pointer(), reservation(), true).unwrap() else {
+            panic!()
+        };
         assert_eq!(found.range, PhysRange::from_len(PhysAddr(BASE + 0x30_0000), 0x2000).unwrap());
         assert!(found.bytes.starts_with(&header(0x2000_0000)));
         assert_eq!(found.bytes.len(), 0x2000);
@@ -271,7 +264,7 @@ mod tests {
         let mut memory = Fake::new();
         memory.put_header(BASE + 0x1000, 0x1000_0000);
         memory.put_image(&[(BASE + 0x10_0000, 0x1000)]);
-        assert_eq!(headers(&memory, pointer(), reservation()).unwrap(), Headers::NoneInForce);
+        assert_eq!(headers(&memory, pointer(), reservation(), true).unwrap(), Headers::NoneInForce);
     }
 
     #[test]
@@ -288,10 +281,17 @@ mod tests {
         // Hidden addresses, and a pointer that leads nowhere.
         for pointer in [None, Some(ImagePointer { at: PhysAddr(VARIABLE), direct_map_offset: 0 })] {
             assert_eq!(
-                headers(&memory, pointer, reservation()).unwrap(),
+                headers(&memory, pointer, reservation(), true).unwrap(),
                 Headers::Candidates(expected.clone())
             );
         }
+    }
+
+    #[test]
+    fn who_does_not_want_to_wait_is_told_of_none() {
+        let mut memory = Fake::new();
+        memory.put_header(BASE + 0x1000, 0x1000_0000);
+        assert_eq!(headers(&memory, None, reservation(), false).unwrap(), Headers::Candidates(vec![]));
     }
 
     #[test]
@@ -300,13 +300,15 @@ mod tests {
         let mut cut = header(0x1000_0000);
         cut[56..58].copy_from_slice(&u16::MAX.to_le_bytes());
         memory.put(reservation().end().0 - PAGE, &cut);
-        let Headers::Candidates(found) = headers(&memory, None, reservation()).unwrap() else { panic!() };
+        let Headers::Candidates(found) = headers(&memory, None, reservation(), true).unwrap() else {
+            panic!()
+        };
         assert_eq!(found.iter().map(|found| found.bytes.len()).collect::<Vec<_>>(), [PAGE as usize]);
     }
 
     #[test]
     fn memory_that_cannot_be_read_is_an_error_not_an_empty_answer() {
         let beyond = PhysRange::from_len(PhysAddr(BASE), 8 << 20).unwrap();
-        assert!(headers(&Fake::new(), None, beyond).is_err());
+        assert!(headers(&Fake::new(), None, beyond, true).is_err());
     }
 }

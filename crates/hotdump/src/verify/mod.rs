@@ -5,18 +5,25 @@ mod kimage;
 mod locate;
 #[cfg(test)]
 mod sample;
+mod sight;
+
+use std::time::Duration;
 
 use elfcorehdr::PhysRange;
-use host::{Host, HostError, Kcore, Reservations};
+use host::{Host, HostError, Reservations};
+use kexec::Keeper;
 use serde::Serialize;
 
 use crate::exit;
+use crate::keeping::Keeping;
 use crate::record::{self, Record};
 use crate::text::{Range, counted, print, print_json};
 use compare::{Comparison, CpuFact, Facts, Finding, compare};
-use locate::{Found, Headers, ImagePointer};
+use locate::{Found, Headers};
+use sight::Sight;
 
 pub(crate) use locate::Memory;
+pub(crate) use sight::{Source, look};
 
 /// Options of `hotdump verify`.
 #[derive(Debug, Clone, clap::Args)]
@@ -30,9 +37,19 @@ pub(crate) struct Args {
 }
 
 /// The answer of one check.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 struct Answer {
     verdict: Verdict,
+    /// Who keeps the image current, whatever the verdict of this moment; none where no image is loaded.
+    kept_by: Option<Keeper>,
+    /// Whether every change of CPUs and memory from now on is taken care of without another load.
+    kept_current: Option<bool>,
+    /// Who keeps it current, for people.
+    #[serde(skip)]
+    keeping: Option<String>,
+    /// What must not be: the module follows another image than the one in force, or not the one that it was to follow.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    problems: Vec<String>,
     /// Why there is no answer, or what weakens it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     remarks: Vec<String>,
@@ -41,10 +58,11 @@ struct Answer {
 }
 
 /// In the order of severity: the worst of several counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Verdict {
     Complete,
+    #[default]
     Unknown,
     Stale,
     NotLoaded,
@@ -65,6 +83,8 @@ impl Verdict {
 #[derive(Debug, Serialize)]
 struct Checked {
     place: Range,
+    /// How it was read.
+    source: Source,
     #[serde(flatten)]
     comparison: Comparison,
 }
@@ -80,58 +100,85 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     Ok(answer.verdict.exit_code())
 }
 
-/// The header that the kernel's own list of segments names.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct InForce {
-    /// Its segment.
-    pub(crate) place: PhysRange,
-    /// Bytes up to the end of its last entry.
-    pub(crate) used: u64,
-}
-
-/// Finds the header in force; `None` if the kernel hides its list, or none of the image's segments is a header.
-///
-/// # Errors
-/// The kernel's memory could not be read.
-pub(crate) fn header_in_force(host: &Host, kcore: &Kcore) -> Result<Option<InForce>, HostError> {
-    let Some(reservations) = host.reservations()? else { return Ok(None) };
-    let Some(pointer) = ImagePointer::of(host, kcore)? else { return Ok(None) };
-    Ok(locate::in_force(kcore, pointer, reservations.main)?.map(|found| InForce {
-        place: found.range,
-        used: elfcorehdr::Header::parse(&found.bytes).map_or(0, |header| header.size() as u64),
-    }))
-}
-
 /// Reads everything and answers; what cannot be read makes the answer "unknown".
 fn check(host: &Host) -> Answer {
-    try_check(host).unwrap_or_else(|error| Answer::without_header(Verdict::Unknown, error.to_string()))
+    let kexec = match host.kexec() {
+        Ok(kexec) if kexec.crash_loaded => kexec,
+        Ok(_) => {
+            let remark = "no crash image is loaded: load one with `hotdump load`".to_owned();
+            return Answer::without_header(Verdict::NotLoaded, remark);
+        }
+        Err(error) => return Answer::without_header(Verdict::Unknown, error.to_string()),
+    };
+    let look_at_keeping = || {
+        let mut remarks = Vec::new();
+        (Keeping::read(host, kexec.elfcorehdr_size.is_some(), &mut remarks), remarks)
+    };
+    let (keeping, remarks) = look_at_keeping();
+    let wanted = Record::read(record::DIR).ok().flatten().filter(|record| record.is_of_this_boot(host));
+    let mut answer = steady(|| {
+        let before = (facts(host)?, look_at_keeping().0);
+        let answer = try_check(host, &before.0, &before.1, wanted.as_ref())?;
+        let after = (facts(host)?, look_at_keeping().0);
+        Ok((answer, before == after))
+    })
+    .unwrap_or_else(|error| {
+        Answer::without_header(Verdict::Unknown, error).kept(&keeping, wanted.map(|record| record.keeper))
+    });
+    answer.remarks.extend(remarks);
+    answer
 }
 
-fn try_check(host: &Host) -> Result<Answer, HostError> {
-    if !host.kexec()?.crash_loaded {
-        let remark = "no crash image is loaded: load one with `hotdump load`".to_owned();
-        return Ok(Answer::without_header(Verdict::NotLoaded, remark));
+/// Asks until nothing changed while it was answered, for a bounded number of times: a header that is read before an event
+/// and a machine that is looked at after it do not fit together, and nothing is wrong.
+fn steady(ask: impl Fn() -> Result<(Answer, bool), String>) -> Result<Answer, String> {
+    const TRIES: usize = 8;
+    const PAUSE: Duration = Duration::from_millis(30);
+    for _ in 1..TRIES {
+        match ask()? {
+            (answer, true) => return Ok(answer),
+            // Whatever came between, it is as it must be.
+            (answer, false) if answer.verdict == Verdict::Complete => return Ok(answer),
+            (_, false) => std::thread::sleep(PAUSE),
+        }
     }
-    let Some(Reservations { main, .. }) = host.reservations()? else {
-        let remark = "the kernel says that an image is loaded but shows no crash reservation in /proc/iomem"
-            .to_owned();
-        return Ok(Answer::without_header(Verdict::Unknown, remark));
+    ask().map(|(answer, _)| answer)
+}
+
+fn try_check(
+    host: &Host,
+    facts: &Facts,
+    keeping: &Keeping,
+    record: Option<&Record>,
+) -> Result<Answer, String> {
+    let Some(Reservations { main, .. }) = host.reservations().map_err(text)? else {
+        return Err(
+            "the kernel says that an image is loaded but shows no crash reservation in /proc/iomem".into()
+        );
     };
-    let facts = facts(host)?;
-    let kcore = host.kcore()?;
-    let headers = locate::headers(&kcore, ImagePointer::of(host, &kcore)?, main)?;
-    let ours = Record::read(record::DIR).ok().flatten().filter(|record| record.is_in_memory(host, &kcore));
-    Ok(judge(headers, &facts, main, ours.as_ref()))
+    let kcore = host.kcore();
+    let sight = look(host, kcore.as_ref(), main, keeping.armed(), true)?;
+    let header = sight.in_force().map(|found| found.range.start());
+    let ours = record.filter(|record| {
+        record.is_in_force(host, keeping.armed(), header, kcore.as_ref().ok()) != Some(false)
+    });
+    Ok(judge(sight, facts, main, ours).kept(keeping, ours.map(|record| record.keeper)))
+}
+
+fn text(error: HostError) -> String {
+    error.to_string()
 }
 
 /// Turns what was found into the answer. A header that is no more than a candidate, among several, is not preferred:
 /// the worst of all counts.
-fn judge(headers: Headers, facts: &Facts, reservation: PhysRange, record: Option<&Record>) -> Answer {
+fn judge(sight: Sight, facts: &Facts, reservation: PhysRange, record: Option<&Record>) -> Answer {
+    let Sight { headers, source, problem } = sight;
+    let problems: Vec<String> = problem.into_iter().collect();
     let (found, mut remarks) = match headers {
         Headers::InForce(found) => (vec![found], Vec::new()),
         Headers::NoneInForce => {
             let remark = "the loaded image has no crash header".to_owned();
-            return Answer::without_header(Verdict::Stale, remark);
+            return Answer { problems, ..Answer::without_header(Verdict::Stale, remark) };
         }
         Headers::Candidates(found) => {
             let remarks = doubts(&found, reservation, record);
@@ -140,19 +187,23 @@ fn judge(headers: Headers, facts: &Facts, reservation: PhysRange, record: Option
     };
     let checked: Vec<Checked> = found
         .iter()
-        .map(|found| Checked { place: found.range.into(), comparison: compare(&found.bytes, facts) })
+        .map(|found| Checked { place: found.range.into(), source, comparison: compare(&found.bytes, facts) })
         .collect();
     let stale = checked.iter().any(|checked| !checked.comparison.findings.is_empty());
-    let verdict = match checked.len() {
+    let mut verdict = match checked.len() {
         0 => Verdict::Unknown,
         _ if stale => Verdict::Stale,
         _ => Verdict::Complete,
     };
     if facts.cpus.is_empty() {
         remarks.push("no CPU's crash notes are shown in /sys/devices/system/cpu".to_owned());
-        return Answer { verdict: verdict.max(Verdict::Unknown), remarks, headers: checked };
+        verdict = verdict.max(Verdict::Unknown);
     }
-    Answer { verdict, remarks, headers: checked }
+    if !problems.is_empty() {
+        // Whoever writes to a header that is not in force may write to what is.
+        verdict = verdict.max(Verdict::Unknown);
+    }
+    Answer { verdict, problems, remarks, headers: checked, ..Answer::default() }
 }
 
 /// What weakens an answer where the kernel's list of segments could not be read.
@@ -173,25 +224,37 @@ fn doubts(found: &[Found], reservation: PhysRange, record: Option<&Record>) -> V
     }
 }
 
-fn facts(host: &Host) -> Result<Facts, HostError> {
-    let cpus = host.cpus()?;
-    let mut present = Vec::new();
-    for number in cpus.present {
-        if let Some(note) = host.crash_notes(number)? {
-            present.push(CpuFact { number, online: cpus.online.contains(&number), note });
+fn facts(host: &Host) -> Result<Facts, String> {
+    let read = || {
+        let cpus = host.cpus()?;
+        let mut present = Vec::new();
+        for number in cpus.present {
+            if let Some(note) = host.crash_notes(number)? {
+                present.push(CpuFact { number, online: cpus.online.contains(&number), note });
+            }
         }
-    }
-    Ok(Facts {
-        expected: host.expected_ram()?.difference(&host.offline_ram()?).collect(),
-        ram: host.iomem()?.ram(),
-        cpus: present,
-        vmcoreinfo: Some(host.vmcoreinfo()?),
-    })
+        Ok(Facts {
+            expected: host.expected_ram()?.difference(&host.offline_ram()?).collect(),
+            ram: host.iomem()?.ram(),
+            cpus: present,
+            vmcoreinfo: Some(host.vmcoreinfo()?),
+        })
+    };
+    read().map_err(text)
 }
 
 impl Answer {
     fn without_header(verdict: Verdict, remark: String) -> Self {
-        Self { verdict, remarks: vec![remark], headers: Vec::new() }
+        Self { verdict, remarks: vec![remark], ..Self::default() }
+    }
+
+    /// Adds who keeps the image current; `wanted` is who was to, by the last load.
+    fn kept(mut self, keeping: &Keeping, wanted: Option<Keeper>) -> Self {
+        self.kept_by = Some(keeping.keeper());
+        self.kept_current = Some(keeping.is_whole());
+        self.problems.extend(keeping.broken(wanted));
+        self.keeping = Some(keeping.line());
+        self
     }
 
     /// For people: the verdict, then what it rests on.
@@ -207,12 +270,14 @@ impl Answer {
             }
             .to_owned(),
         ];
-        lines.extend(self.remarks.iter().map(|remark| format!("  {remark}")));
+        lines.extend(self.problems.iter().map(|problem| format!("  PROBLEM: {problem}")));
+        lines.extend(self.keeping.iter().chain(&self.remarks).map(|line| format!("  {line}")));
         for checked in &self.headers {
             let Comparison { notes, memory_entries, memory_bytes, findings } = &checked.comparison;
             lines.push(format!(
-                "  header at {}: {}, {}, {} of memory",
+                "  header at {}, {}: {}, {}, {} of memory",
                 checked.place.0.start(),
+                checked.source,
                 counted(*notes, "note"),
                 if *memory_entries == 1 {
                     "1 memory entry".to_owned()
@@ -272,8 +337,12 @@ mod tests {
         Found { range: range(at, at + 0x1000), bytes: sample::header(end - sample::START.0) }
     }
 
+    fn sight(headers: Headers) -> Sight {
+        Sight { headers, source: Source::Kcore, problem: None }
+    }
+
     fn judged(headers: Headers) -> (Verdict, Vec<String>) {
-        let answer = judge(headers, &facts(), range(RESERVATION.0, RESERVATION.1), None);
+        let answer = judge(sight(headers), &facts(), range(RESERVATION.0, RESERVATION.1), None);
         (answer.verdict, answer.remarks)
     }
 
@@ -300,26 +369,90 @@ mod tests {
     fn a_machine_that_hides_its_cpus_is_not_fine() {
         let facts = Facts { cpus: vec![], ..facts() };
         let reservation = range(RESERVATION.0, RESERVATION.1);
-        let whole = judge(Headers::InForce(found(0x3000_0000, 0x5000_0000)), &facts, reservation, None);
+        let whole =
+            judge(sight(Headers::InForce(found(0x3000_0000, 0x5000_0000))), &facts, reservation, None);
         assert_eq!(whole.verdict, Verdict::Unknown);
-        let stale = judge(Headers::InForce(found(0x3000_0000, 0x4000_0000)), &facts, reservation, None);
+        let stale =
+            judge(sight(Headers::InForce(found(0x3000_0000, 0x4000_0000))), &facts, reservation, None);
         assert_eq!(stale.verdict, Verdict::Stale);
     }
 
     #[test]
     fn the_text_names_what_is_missing() {
         let answer = judge(
-            Headers::InForce(found(0x3000_0000, 0x4800_0000)),
+            sight(Headers::InForce(found(0x3000_0000, 0x4800_0000))),
             &facts(),
             range(RESERVATION.0, RESERVATION.1),
             None,
         );
         assert_eq!(
-            answer.text(),
+            answer.kept(&Keeping::default(), None).text(),
             "stale: a dump taken now would not match the machine; load again with `hotdump load`\n  \
-             header at 0x30000000: 2 notes, 1 memory entry, 1.1 GiB of memory\n    \
+             kept current: by nobody: load again when CPUs or memory come or go\n  \
+             header at 0x30000000, read from /proc/kcore: 2 notes, 1 memory entry, 1.1 GiB of memory\n    \
              memory missing from it: [0x48000000, 0x50000000) (128 MiB)\n"
         );
+    }
+
+    #[test]
+    fn a_module_that_follows_no_longer_is_a_problem_and_the_dump_still_complete() {
+        let reason = abi::Reason::OtherLoad as u32;
+        let module = Some(abi::Status { reason, ..abi::Status::default() });
+        let keeping = Keeping { module, ..Keeping::default() };
+        let sight = sight(Headers::InForce(found(0x3000_0000, 0x5000_0000)));
+        let answer = judge(sight, &facts(), range(RESERVATION.0, RESERVATION.1), None)
+            .kept(&keeping, Some(Keeper::Module));
+        assert_eq!((answer.verdict, answer.kept_current), (Verdict::Complete, Some(false)));
+        assert_eq!(
+            answer.text(),
+            "complete: a dump taken now would hold all memory and every CPU\n  \
+             PROBLEM: the image was loaded for the kernel module, which does not follow it: a crash image is being loaded \
+             or unloaded: load again\n  \
+             kept current: by nobody: load again when CPUs or memory come or go\n  \
+             header at 0x30000000, read from /proc/kcore: 2 notes, 1 memory entry, 1.2 GiB of memory\n"
+        );
+        let json = serde_json::to_value(&answer).unwrap();
+        assert_eq!(
+            [&json["verdict"], &json["kept_by"], &json["headers"][0]["source"]],
+            ["complete", "nobody", "kcore"]
+        );
+        assert_eq!(json["kept_current"], false);
+        assert!(json["problems"][0].as_str().unwrap().contains("does not follow it"), "{json}");
+    }
+
+    #[test]
+    fn a_module_that_follows_another_header_makes_the_answer_unsure() {
+        let seen = Sight {
+            problem: Some("the module follows another".to_owned()),
+            ..sight(Headers::InForce(found(0x3000_0000, 0x5000_0000)))
+        };
+        let answer = judge(seen, &facts(), range(RESERVATION.0, RESERVATION.1), None);
+        assert_eq!(answer.verdict, Verdict::Unknown);
+        assert!(answer.text().contains("\n  PROBLEM: the module follows another\n"), "{}", answer.text());
+    }
+
+    #[test]
+    fn an_answer_is_asked_for_again_while_things_change() {
+        use std::cell::Cell;
+        let verdict = |verdict| Answer { verdict, ..Answer::default() };
+        for (answers, tries, expected) in [
+            (&[(Verdict::Stale, true)][..], 1, Verdict::Stale),
+            (&[(Verdict::Complete, false)], 1, Verdict::Complete),
+            (
+                &[(Verdict::Stale, false), (Verdict::Unknown, false), (Verdict::Complete, true)],
+                3,
+                Verdict::Complete,
+            ),
+            (&[(Verdict::Stale, false)], 8, Verdict::Stale),
+        ] {
+            let asked = Cell::new(0);
+            let ask = || {
+                let (found, steady) = answers[asked.get().min(answers.len() - 1)];
+                asked.set(asked.get() + 1);
+                Ok((verdict(found), steady))
+            };
+            assert_eq!((steady(ask).unwrap().verdict, asked.get()), (expected, tries), "{answers:?}");
+        }
     }
 
     #[test]
