@@ -90,7 +90,8 @@ static int arm(struct hotdump_arm __user *user)
 		request->reason = HOTDUMP_REASON_NO_HOOK;
 		error = -EOPNOTSUPP;
 	} else {
-		request->follow &= wanted();
+		/* What nobody knows is for the core to refuse. */
+		request->follow &= wanted() | ~(HOTDUMP_FOLLOW_MEMORY | HOTDUMP_FOLLOW_CPUS);
 		mutex_lock(&slow_mutex);
 		error = hd_core_arm(request);
 		mutex_unlock(&slow_mutex);

@@ -117,6 +117,14 @@ impl<'a> Header<'a> {
         let slots = self.table.iter().skip(self.notes).map(Slot);
         slots.filter(|slot| slot.kind() == layout::PT_LOAD).map(|slot| slot.load())
     }
+
+    /// Byte in the header of the `p_paddr` of the first memory entry that is not read from where the dump says the
+    /// memory was: memory that was copied aside before the capture kernel ran. `None` if there is no such entry.
+    pub fn first_copied(&self) -> Option<usize> {
+        let copied =
+            |slot: Slot<'_>| slot.kind() == layout::PT_LOAD && slot.load().paddr != slot.load().offset;
+        self.slots().position(copied).map(|slot| crate::size_for(slot) + phdr::PADDR)
+    }
 }
 
 /// Number at a field of a fixed-size structure, little-endian. Offsets are constants of [`layout`], so they fit.

@@ -30,7 +30,10 @@ pub fn check(request: &Arm) -> Result<Request, Reason> {
     if request.version != abi::VERSION || request.size as usize != size_of::<Arm>() {
         return Err(Reason::Version);
     }
-    if request.follow & (FOLLOW_MEMORY | FOLLOW_CPUS) == 0 {
+    if request.follow & !(FOLLOW_MEMORY | FOLLOW_CPUS) != 0 {
+        return Err(Reason::BadRequest);
+    }
+    if request.follow == 0 {
         return Err(Reason::SwitchedOff);
     }
     let (start, end) = (PhysAddr(request.header.start), PhysAddr(request.header.end));

@@ -2,7 +2,7 @@
 
 use abi::{FOLLOW_CPUS, FOLLOW_MEMORY, Reason};
 use elfcorehdr::update::{Change, Index, Node, Store, UpdateError};
-use elfcorehdr::{EHDR_SIZE, PhysAddr, PhysRange};
+use elfcorehdr::{EHDR_SIZE, Header, PhysAddr, PhysRange};
 
 use crate::Excluded;
 
@@ -79,6 +79,10 @@ impl<'m, L: Live> Image<'m, L> {
             UpdateError::SlotNotZero { slot } => (Reason::BadHeader, elfcorehdr::size_for(slot) as u32),
             _ => (Reason::BadHeader, 0),
         })?;
+        // Nothing of ours copies memory aside on the machines that we know: such an entry would name wrong content.
+        if let Some(at) = Header::parse(shadow).ok().and_then(|header| header.first_copied()) {
+            return Err((Reason::BadHeader, at as u32));
+        }
         Ok(Self { live, shadow, index, cpus: &[], excluded, direct_map, follow: follow & FOLLOW_MEMORY })
     }
 
@@ -155,18 +159,26 @@ impl<'m, L: Live> Image<'m, L> {
         self.point(slot)
     }
 
-    /// Has the header name what of `range` a dump holds. Gives the number of stores.
+    /// Has the header name what of `range` a dump holds, and nothing else of it. Gives the number of stores.
     ///
     /// # Errors
     /// Why the image is not to be followed any more.
     pub fn add(&mut self, range: PhysRange) -> Result<u64, Reason> {
         let mut stores = 0;
+        let mut past = range.start();
         let excluded = self.excluded;
         for piece in excluded.pieces(range) {
+            stores += self.remove_between(past, piece.start())?;
             let vaddr = self.direct_map.wrapping_add(piece.start().0);
             stores += self.apply(Change::Add { range: piece, vaddr })?;
+            past = piece.end();
         }
-        Ok(stores)
+        Ok(stores + self.remove_between(past, range.end())?)
+    }
+
+    fn remove_between(&mut self, start: PhysAddr, end: PhysAddr) -> Result<u64, Reason> {
+        let range = PhysRange::new(start, end).filter(|range| !range.is_empty());
+        range.map_or(Ok(0), |range| self.remove(range))
     }
 
     /// Has the header name nothing of `range`. Gives the number of stores.

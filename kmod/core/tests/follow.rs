@@ -131,6 +131,31 @@ fn low_memory_stays_out() {
 }
 
 #[test]
+fn excluded_memory_that_a_header_names_is_taken_out() {
+    let fake = Fake::new();
+    // The entry of ordinary memory begins, and is read from, a page too early.
+    let slot = elfcorehdr::size_for(4);
+    for (field, value) in
+        [(8, 0xff000), (16, DIRECT_MAP + 0xff000), (24, 0xff000), (32, 0x1ff0_1000), (40, 0x1ff0_1000)]
+    {
+        fake.header.borrow_mut()[slot + field..][..8].copy_from_slice(&u64::to_le_bytes(value));
+    }
+    assert_eq!(fake.memory(), [(0xff000, 0x2000_0000)]);
+    let mut state = fake.armed();
+    let then = state.moment();
+    assert_eq!(state.reconcile(then, |image| image.add(range(0, 0x2000_0000))), Ok(true));
+    assert_eq!(fake.memory(), [(0x10_0000, 0x2000_0000)]);
+}
+
+#[test]
+fn memory_that_is_read_from_elsewhere_is_refused() {
+    let fake = Fake::new();
+    let paddr = elfcorehdr::size_for(4) + 24;
+    fake.header.borrow_mut()[paddr..][..8].copy_from_slice(&0x10_1000_u64.to_le_bytes());
+    assert_eq!(fake.image(nodes()).err(), Some((Reason::BadHeader, paddr as u32)));
+}
+
+#[test]
 fn what_is_not_as_last_written_is_let_go_and_not_written() {
     type Spoil = (&'static str, fn(&Fake), Reason);
     let spoil: [Spoil; 3] = [
@@ -268,10 +293,12 @@ fn request() -> Arm {
 fn requests_that_make_no_sense_are_refused() {
     assert!(arming::check(&request()).is_ok());
     type Wrong = (fn(&mut Arm), Reason);
-    let wrong: [Wrong; 12] = [
+    let wrong: [Wrong; 14] = [
         (|arm| arm.version += 1, Reason::Version),
         (|arm| arm.size -= 8, Reason::Version),
-        (|arm| arm.follow = 4, Reason::SwitchedOff),
+        (|arm| arm.follow = 0, Reason::SwitchedOff),
+        (|arm| arm.follow = 4, Reason::BadRequest),
+        (|arm| arm.follow |= 1 << 31, Reason::BadRequest),
         (|arm| arm.header.start += 8, Reason::Misaligned),
         (|arm| arm.header.end -= 8, Reason::Misaligned),
         (|arm| arm.header.end = arm.header.start, Reason::Misaligned),
