@@ -1,19 +1,21 @@
-//! What guests are made of, fetched once: kernels with their modules, Debian's kexec-tools with its libraries.
+//! What guests are made of, fetched once: kernels with their modules, Debian's kexec-tools with its libraries. Beside each
+//! kernel are its headers and its compiler, in a root that programs can run in.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::debian::{self, Apt};
 
-/// A line of Debian kernels; its newest package at the time of the fetch stands for it.
+/// A line of Debian kernels; the one that its suite has at the time of the fetch stands for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KernelLine {
     /// Debian 12: no crash hotplug.
     V6_1,
-    /// Debian 13 and 12's backports: crash hotplug.
+    /// Debian 13: crash hotplug.
     V6_12,
     /// Debian unstable.
     V7,
@@ -32,16 +34,18 @@ impl KernelLine {
         }
     }
 
-    fn package_prefix(self) -> String {
-        format!("linux-image-{}.", self.name())
-    }
-
-    fn owns(self, package: &str) -> bool {
-        let middle =
-            package.strip_prefix(&self.package_prefix()).and_then(|rest| rest.strip_suffix("-amd64"));
-        middle.is_some_and(|middle| !middle.ends_with("-cloud") && !middle.ends_with("-rt"))
+    /// The suite of Debian that it comes from.
+    fn suite(self) -> &'static str {
+        match self {
+            KernelLine::V6_1 => "bookworm",
+            KernelLine::V6_12 => "trixie",
+            KernelLine::V7 => "sid",
+        }
     }
 }
+
+/// A suite's kernel, and its headers with their compiler. The two packages belong to one build.
+const PACKAGES: [&str; 3] = ["linux-image-amd64", "linux-headers-amd64", "make"];
 
 /// A fetched kernel.
 #[derive(Clone, Debug)]
@@ -54,6 +58,16 @@ pub struct Kernel {
 }
 
 impl Kernel {
+    /// The root that programs of its Debian release can [run](debian::in_root) in; its compiler is there.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Its headers, as a path in [`Kernel::root`].
+    pub fn headers(&self) -> String {
+        format!("/usr/src/linux-headers-{}", self.release)
+    }
+
     /// The kernel image, a bzImage.
     pub fn image(&self) -> PathBuf {
         self.root.join("boot").join(format!("vmlinuz-{}", self.release))
@@ -109,28 +123,22 @@ impl Cache {
 
     /// Fetches what is missing; with `refresh` everything, as new as Debian has it. Without network it works as
     /// long as nothing is missing.
-    pub fn fetch(&self, refresh: bool, say: &dyn Fn(String)) -> Result<()> {
-        let mut apt = None;
-        for line in KernelLine::ALL {
-            let target = self.kernel_dir(line);
-            if refresh || !target.exists() {
-                let apt = self.fresh_apt(&mut apt, say)?;
-                let package = apt.newest(&line.package_prefix(), |name| line.owns(name))?;
-                say(format!("kernel {}: {} {}", line.name(), package.name, package.version));
-                let parts = apt.kernel_parts(package)?;
-                install(&target, |new| {
-                    apt.extract(&parts, new)?;
-                    prepare_kernel(new)?;
-                    Kernel::in_dir(line, new).map(drop)
-                })?;
-            }
-            say(format!("kernel {}: {}", line.name(), self.kernel(line)?.release));
-        }
+    pub fn fetch(&self, refresh: bool, say: &(dyn Fn(String) + Sync)) -> Result<()> {
+        let lock = File::create(self.dir.join("lock"))?;
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)?;
+        let fetched = thread::scope(|scope| {
+            let fetch = |line| scope.spawn(move || self.fetch_kernel(line, refresh, say));
+            let running = KernelLine::ALL.map(fetch);
+            running.map(|one| one.join().unwrap_or_else(|_| bail!("the fetch of a kernel panicked")))
+        });
+        fetched.into_iter().collect::<Result<()>>()?;
         let target = self.dir.join("kexec-tools");
         if refresh || !target.exists() {
-            let apt = self.fresh_apt(&mut apt, say)?;
-            let mut packages = vec![apt.newest("kexec-tools", |name| name == "kexec-tools")?];
-            packages.extend(apt.libraries("kexec-tools", "sid")?);
+            let suite = KernelLine::V7.suite();
+            let apt = Apt::open(&self.dir.join("apt"), &[suite])?;
+            apt.update()?;
+            let mut packages = vec![apt.newest("kexec-tools")?];
+            packages.extend(apt.libraries("kexec-tools", suite)?);
             install(&target, |new| {
                 apt.extract(&packages, new)?;
                 fs::write(new.join("version"), &packages[0].version)?;
@@ -141,14 +149,25 @@ impl Cache {
         Ok(())
     }
 
-    fn fresh_apt<'a>(&self, slot: &'a mut Option<Apt>, say: &dyn Fn(String)) -> Result<&'a Apt> {
-        if slot.is_none() {
-            say(format!("reading the package indexes of {}", debian::SUITES.join(", ")));
-            let apt = Apt::open(&self.dir.join("apt"), &debian::SUITES)?;
-            apt.update()?;
-            *slot = Some(apt);
-        }
-        slot.as_ref().context("apt was not opened")
+    fn fetch_kernel(&self, line: KernelLine, refresh: bool, say: &(dyn Fn(String) + Sync)) -> Result<()> {
+        let whole = |kernel: Kernel| kernel.root.join(&kernel.headers()[1..]).exists().then_some(kernel);
+        let had = if refresh { None } else { self.kernel(line).ok().and_then(whole) };
+        let kernel = if let Some(kernel) = had {
+            kernel
+        } else {
+            say(format!("kernel {}: fetching it from {}, with its compiler", line.name(), line.suite()));
+            install(&self.kernel_dir(line), |new| {
+                debian::make_root(line.suite(), &PACKAGES, new)?;
+                prepare_kernel(new)?;
+                let release = Kernel::in_dir(line, new)?.release;
+                let prefix = format!("{}.", line.name());
+                ensure!(release.starts_with(&prefix), "{} now has {release}", line.suite());
+                Ok(())
+            })?;
+            self.kernel(line)?
+        };
+        say(format!("kernel {}: {}", line.name(), kernel.release));
+        Ok(())
     }
 }
 
@@ -176,26 +195,14 @@ fn install(target: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> 
     fs::rename(&new, target).with_context(|| format!("putting {} in place", target.display()))
 }
 
-/// Gives an extracted kernel package one layout (`lib/modules` at the top, the image in `boot`), and its module index.
+/// Gives a root's kernel one layout (the image in `boot`), and its module index.
 fn prepare_kernel(root: &Path) -> Result<()> {
-    let merged = root.join("usr/lib/modules");
-    if merged.exists() {
-        fs::create_dir_all(root.join("lib"))?;
-        fs::rename(merged, root.join("lib/modules"))?;
-    }
-    let doc = root.join("usr");
-    if doc.exists() {
-        fs::remove_dir_all(doc)?;
-    }
     for entry in fs::read_dir(root.join("lib/modules"))? {
         let release = entry?.file_name();
         let beside_modules = root.join("lib/modules").join(&release).join("vmlinuz");
         if beside_modules.exists() {
-            fs::create_dir_all(root.join("boot"))?;
-            fs::rename(
-                beside_modules,
-                root.join("boot").join(format!("vmlinuz-{}", release.to_string_lossy())),
-            )?;
+            let image = format!("vmlinuz-{}", release.to_string_lossy());
+            fs::rename(beside_modules, root.join("boot").join(image))?;
         }
         debian::run(Command::new("depmod").arg("-b").arg(root).arg(release).env("PATH", sbin_path()))?;
     }
@@ -246,26 +253,4 @@ fn keep_needed_libraries(root: &Path) -> Result<()> {
     fs::rename(kept.join("usr"), root.join("usr"))?;
     fs::remove_dir(kept)?;
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::KernelLine;
-
-    #[test]
-    fn a_line_owns_its_plain_amd64_packages() {
-        let cases = [
-            (KernelLine::V6_12, "linux-image-6.12.107+deb13-amd64", true),
-            (KernelLine::V6_12, "linux-image-6.12.107+deb13-cloud-amd64", false),
-            (KernelLine::V6_12, "linux-image-6.12.107+deb13-rt-amd64", false),
-            (KernelLine::V6_12, "linux-image-6.12.107+deb13-amd64-dbg", false),
-            (KernelLine::V6_12, "linux-image-6.12.107+deb13-amd64-unsigned", false),
-            (KernelLine::V6_1, "linux-image-6.1.0-50-amd64", true),
-            (KernelLine::V6_1, "linux-image-6.12.107+deb13-amd64", false),
-            (KernelLine::V7, "linux-image-7.2.13+deb14-amd64", true),
-        ];
-        for (line, package, owned) in cases {
-            assert_eq!(line.owns(package), owned, "{line:?} {package}");
-        }
-    }
 }

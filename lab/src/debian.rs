@@ -1,17 +1,16 @@
-//! Debian packages without installing them: a private apt configuration, its own package lists and downloads.
+//! Debian packages without installing them: a private apt configuration with its own package lists and downloads, and
+//! whole roots of other Debian releases.
 //!
 //! Everything lands below one cache directory outside the source tree. An entry is extracted beside its final
 //! place and renamed when whole, so that what has its final name is complete.
 
 use std::cmp::Ordering;
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
-
-/// The suites that kernels and tools are taken from, oldest first.
-pub const SUITES: [&str; 4] = ["bookworm", "bookworm-backports", "trixie", "sid"];
 
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
@@ -93,19 +92,16 @@ impl Apt {
         run(self.command("apt-get").args(["-q", "update"]))
     }
 
-    /// The package with the highest version among those whose name `wanted` accepts and starts with `prefix`.
-    pub fn newest(&self, prefix: &str, wanted: impl Fn(&str) -> bool) -> Result<Package> {
-        let names = output(self.command("apt-cache").args(["pkgnames", prefix]))?;
-        let names: Vec<&str> = names.lines().filter(|name| wanted(name)).collect();
-        ensure!(!names.is_empty(), "no package named {prefix}* in {}", self.suites.join(", "));
-        self.versions(&names)?
+    /// The newest version of a package.
+    pub fn newest(&self, name: &str) -> Result<Package> {
+        self.versions(name)?
             .into_iter()
             .max_by(|a, b| compare_versions(&a.version, &b.version))
-            .with_context(|| format!("no version of {prefix}* in {}", self.suites.join(", ")))
+            .with_context(|| format!("no package {name} in {}", self.suites.join(", ")))
     }
 
-    fn versions(&self, names: &[&str]) -> Result<Vec<Package>> {
-        let table = output(self.command("apt-cache").arg("madison").args(names))?;
+    fn versions(&self, name: &str) -> Result<Vec<Package>> {
+        let table = output(self.command("apt-cache").arg("madison").arg(name))?;
         Ok(table.lines().filter_map(madison_line).collect())
     }
 
@@ -119,7 +115,7 @@ impl Apt {
                     continue;
                 }
                 wanted.push(format!("{name}/{suite}"));
-                found.push(self.newest(&name, |candidate| candidate == name)?);
+                found.push(self.newest(&name)?);
             }
         }
         Ok(found)
@@ -131,18 +127,7 @@ impl Apt {
         Ok(names.filter(|name| name.starts_with("lib") || *name == "zlib1g").map(str::to_owned).collect())
     }
 
-    /// A kernel package and the packages of the same build that it is split into (from 7 on).
-    pub fn kernel_parts(&self, image: Package) -> Result<Vec<Package>> {
-        let same_build = format!("(= {})", image.version);
-        let depends = self.depends(&format!("{}={}", image.name, image.version))?;
-        let names = depends.iter().filter_map(|one| one.strip_suffix(same_build.as_str()));
-        let parts: Vec<Package> = names
-            .map(|name| Package { name: name.trim().to_owned(), version: image.version.clone() })
-            .collect();
-        Ok([vec![image], parts].concat())
-    }
-
-    /// The field "Depends" of `package` ("name/suite" or "name=version"), at its commas.
+    /// The field "Depends" of `package` ("name/suite"), at its commas.
     fn depends(&self, package: &str) -> Result<Vec<String>> {
         let shown = output(self.command("apt-cache").args(["show", package]))?;
         // The paragraph of the asked version comes first; others may follow.
@@ -163,6 +148,69 @@ impl Apt {
         fs::remove_dir_all(&debs)?;
         Ok(())
     }
+}
+
+/// What a plain program of Debian's expects to find, and no package depends on.
+const BASE: [&str; 9] =
+    ["base-files", "bash", "coreutils", "dash", "diffutils", "findutils", "grep", "mawk", "sed"];
+
+/// What nobody reads in a root.
+const LEFT_OUT: [&str; 5] = ["doc", "info", "locale", "man", "bash-completion"];
+
+/// Fills the empty directory `target` with `packages` of a Debian suite and all that they depend on. They are extracted
+/// and not set up, which is enough to [run](in_root) compilers.
+///
+/// # Errors
+/// If the suite has no such package, or this machine's user may not become root.
+pub fn make_root(suite: &str, packages: &[&str], target: &Path) -> Result<()> {
+    let mut command = Command::new("mmdebstrap");
+    command.args(["--quiet", "--mode=root", "--variant=extract", "--format=directory"]);
+    command.args(["--skip=chroot/mount", "--architectures=amd64"]).arg(format!("--keyring={KEYRING}"));
+    for option in [
+        "APT::Install-Recommends \"false\"",
+        "APT::Sandbox::User \"root\"",
+        "Acquire::Check-Valid-Until \"false\"",
+        "Acquire::Retries \"3\"",
+    ] {
+        command.arg(format!("--aptopt={option}"));
+    }
+    command.args(LEFT_OUT.map(|name| format!("--dpkgopt=path-exclude=/usr/share/{name}/*")));
+    command.arg(format!("--include={}", [&BASE, packages].concat().join(",")));
+    as_root(command.arg(suite).arg(target).arg(mirror()?))?;
+    // dpkg would choose it when it sets the package up.
+    let awk = ["ln", "-s", "mawk"].map(OsStr::new);
+    as_root(Command::new(awk[0]).args(&awk[1..]).arg(target.join("usr/bin/awk")))?;
+    as_root(Command::new("chown").arg("-R").arg(output(Command::new("id").arg("-u"))?.trim()).arg(target))
+}
+
+/// A command in a root, with an environment of its own and /proc, in the root's directory `dir`.
+pub fn in_root(root: &Path, dir: &str) -> Result<Command> {
+    let mut command = Command::new("unshare");
+    if !is_root()? {
+        command.arg("--map-root-user");
+    }
+    command.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+    command.arg(format!("--wd={dir}")).arg("--root").arg(root);
+    command.args(["/usr/bin/env", "-i", "LC_ALL=C", "HOME=/root", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"]);
+    Ok(command)
+}
+
+fn is_root() -> Result<bool> {
+    Ok(output(Command::new("id").arg("-u"))?.trim() == "0")
+}
+
+/// Runs a command as root: as it is, or by sudo. What it prints goes to the terminal.
+pub fn as_root(command: &mut Command) -> Result<()> {
+    let mut whole = Command::new("env");
+    if !is_root()? {
+        whole = Command::new("sudo");
+        whole.arg("env");
+    }
+    whole.args(["DEBIAN_FRONTEND=noninteractive", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"]);
+    whole.arg(command.get_program()).args(command.get_args());
+    let status = whole.status().with_context(|| format!("starting {whole:?}"))?;
+    ensure!(status.success(), "{whole:?}: {status}");
+    Ok(())
 }
 
 /// A line of `apt-cache madison`: name, version and source, with bars between; sources of source packages left out.

@@ -75,7 +75,7 @@ impl Lab {
     /// The kernel module for this release.
     pub fn module(&self, release: &str) -> Result<PathBuf> {
         let module = self.dist.join(release).join("hotdump.ko");
-        ensure!(module.exists(), "there is no {}: `cargo xtask module KDIR` makes it", module.display());
+        ensure!(module.exists(), "there is no {}: `cargo xtask lab` and `test` make it", module.display());
         Ok(module)
     }
 

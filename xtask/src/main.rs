@@ -21,7 +21,8 @@ const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
   setup                install the Debian packages that are missing (as root or by sudo)
-  fetch [--refresh]    download kernels and kexec-tools into the cache; --refresh: newer ones, if there are
+  fetch [--refresh]    download kernels with headers and compilers, and kexec-tools, into the cache;
+                       --refresh: newer ones, if there are
   build [--arch ARCH]  the static program: target/dist/ARCH/hotdump
   module KDIR [--arch ARCH]
                        the kernel module: target/dist/ARCH/RELEASE/hotdump.ko; KDIR: kernel headers or build folder
@@ -30,7 +31,7 @@ usage: cargo xtask COMMAND
   bench load           guest time of hotdump load beside that of kexec-tools
   test                 format, lints, docs, unit tests, all scenarios
 
-demo, lab NAME, bench and test do setup, fetch and build first.
+demo, lab NAME, bench and test do setup, fetch and build first, and build the module for the lab's kernels.
 HOTDUMP_CACHE is where downloads are kept (~/.cache/hotdump); HOTDUMP_LAB_PATIENCE=N makes waits N times as long;
 HOTDUMP_LAB_KEEP=1 keeps guests' disks.";
 
@@ -91,6 +92,7 @@ fn ready() -> Result<Lab> {
     setup::run()?;
     fetch(false)?;
     programs::build("x86_64")?;
+    module::build_for_lab(&Cache::open()?)?;
     Lab::of_tree(&root())
 }
 

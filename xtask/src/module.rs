@@ -1,12 +1,13 @@
 //! The kernel module: the core, compiled once for all kernels of an architecture, and the shim for one kernel.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail, ensure};
-use lab::cache::sbin_path;
-use lab::debian::output;
+use lab::cache::{Cache, Kernel, KernelLine, sbin_path};
+use lab::debian::{in_root, output};
 
 use crate::programs::{cargo, cargo_program, target_directory};
 use crate::root;
@@ -33,29 +34,128 @@ const FLAGS: [&str; 12] = [
     "-Zfunction-sections=no",
 ];
 
-/// Builds the module for the kernel whose headers or build folder are at `kdir`:
-/// `target/dist/ARCH/RELEASE/hotdump.ko`.
+/// What can be left out when the module is built: variables of kmod/shim/Kbuild.
+const SWITCHES: [&str; 2] = ["HOTDUMP_MEMORY", "HOTDUMP_CPUS"];
+
+/// Builds the module for the kernel whose headers or build folder are at `kdir`, with this machine's compiler:
+/// `target/dist/ARCH/RELEASE/hotdump.ko`. [`SWITCHES`] are taken from the environment.
 pub(crate) fn build(arch: &str, kdir: &Path) -> Result<PathBuf> {
     ensure!(arch == "x86_64", "architecture {arch} is not supported yet: x86_64 is");
     let kdir = fs::canonicalize(kdir).with_context(|| format!("KDIR={}", kdir.display()))?;
+    let _one_at_a_time = lock()?;
     let core = core()?;
     eprintln!("building hotdump.ko for {}", kdir.display());
     let stage = root().join("target/kmod");
-    lab::debian::recreate(&stage)?;
+    fill(&stage, &core)?;
+    let switch = |name| Some(format!("{name}={}", std::env::var(name).ok()?));
+    let switches: Vec<String> = SWITCHES.into_iter().filter_map(switch).collect();
+    make(&mut Command::new("make"), &kdir, &stage, &switches)?;
+    let built = stage.join("hotdump.ko");
+    put(&built, &release(&built)?)
+}
+
+/// Builds the module for each of the lab's kernels, in that kernel's root with its own compiler, where there is none
+/// that is newer than what it is made of.
+pub(crate) fn build_for_lab(cache: &Cache) -> Result<()> {
+    let _one_at_a_time = lock()?;
+    let newest = newest_source()?;
+    let mut core_object = None;
+    for line in KernelLine::ALL {
+        let kernel = cache.kernel(line)?;
+        let built = fs::metadata(dist(&kernel.release).join("hotdump.ko")).and_then(|found| found.modified());
+        if built.is_ok_and(|built| built > newest) {
+            continue;
+        }
+        let core = match &core_object {
+            Some(core) => core,
+            None => core_object.insert(core()?),
+        };
+        eprintln!("building hotdump.ko for {}", kernel.release);
+        in_stage(&kernel, core, &[], |built| put(built, &kernel.release).map(drop))?;
+    }
+    Ok(())
+}
+
+/// Builds the module without memory, without CPUs, and without both: each must be as free of warnings as the whole one.
+pub(crate) fn build_variants(cache: &Cache) -> Result<()> {
+    let _one_at_a_time = lock()?;
+    let kernel = cache.kernel(KernelLine::V6_1)?;
+    let core = core()?;
+    for (memory, cpus) in [("0", "1"), ("1", "0"), ("0", "0")] {
+        let switches = [format!("HOTDUMP_MEMORY={memory}"), format!("HOTDUMP_CPUS={cpus}")];
+        eprintln!("building hotdump.ko for {} with {}", kernel.release, switches.join(" "));
+        in_stage(&kernel, &core, &switches, |_| Ok(()))?;
+    }
+    Ok(())
+}
+
+/// Builds in a directory of the kernel's root, gives the module to `take` and removes the directory.
+fn in_stage(
+    kernel: &Kernel,
+    core: &Path,
+    switches: &[String],
+    take: impl FnOnce(&Path) -> Result<()>,
+) -> Result<()> {
+    // Other source trees may share the root.
+    let inside = format!("/tmp/hotdump-{}", std::process::id());
+    let stage = kernel.root().join(&inside[1..]);
+    fill(&stage, core)?;
+    let mut command = in_root(kernel.root(), "/")?;
+    let made = make(command.arg("make"), Path::new(&kernel.headers()), Path::new(&inside), switches);
+    let taken = made.and_then(|()| take(&stage.join("hotdump.ko")));
+    fs::remove_dir_all(&stage)?;
+    taken
+}
+
+/// Makes `stage` a directory to build the module in.
+fn fill(stage: &Path, core: &Path) -> Result<()> {
+    lab::debian::recreate(stage)?;
     for entry in fs::read_dir(root().join("kmod/shim"))? {
         let entry = entry?;
         fs::copy(entry.path(), stage.join(entry.file_name()))?;
     }
-    fs::copy(&core, stage.join("core.o_shipped"))?;
-    make(&kdir, &stage)?;
-    let release = release(&stage.join("hotdump.ko"))?;
-    let dist = root().join("target/dist").join(arch).join(&release);
+    fs::copy(core, stage.join("core.o_shipped"))?;
+    Ok(())
+}
+
+/// Puts a module in its place below `target/dist`, without what only debuggers read.
+fn put(built: &Path, release: &str) -> Result<PathBuf> {
+    let dist = dist(release);
     fs::create_dir_all(&dist)?;
-    let module = dist.join("hotdump.ko");
-    lab::debian::run(
-        Command::new("objcopy").arg("--strip-debug").arg(stage.join("hotdump.ko")).arg(&module),
-    )?;
+    let (new, module) = (dist.join("hotdump.ko.new"), dist.join("hotdump.ko"));
+    lab::debian::run(Command::new("objcopy").arg("--strip-debug").arg(built).arg(&new))?;
+    // A guest's files may be read from the old one.
+    fs::rename(&new, &module)?;
     Ok(module)
+}
+
+fn dist(release: &str) -> PathBuf {
+    root().join("target/dist/x86_64").join(release)
+}
+
+/// Held while something is built: stages are shared.
+fn lock() -> Result<File> {
+    let dir = root().join("target");
+    fs::create_dir_all(&dir)?;
+    let lock = File::create(dir.join("kmod.lock"))?;
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)?;
+    Ok(lock)
+}
+
+/// When the module's sources changed last.
+fn newest_source() -> Result<SystemTime> {
+    let sources = ["kmod", "crates/abi", "crates/elfcorehdr", "xtask/src/module.rs", "Cargo.lock"];
+    let mut waiting: Vec<PathBuf> = sources.iter().map(|path| root().join(path)).collect();
+    let mut newest = SystemTime::UNIX_EPOCH;
+    while let Some(path) = waiting.pop() {
+        newest = newest.max(fs::metadata(&path)?.modified()?);
+        if path.is_dir() {
+            for entry in fs::read_dir(&path)? {
+                waiting.push(entry?.path());
+            }
+        }
+    }
+    Ok(newest)
 }
 
 /// The release of the kernel that a module is for, as `uname -r` prints it there. Debian's headers answer
@@ -69,10 +169,9 @@ fn release(module: &Path) -> Result<String> {
         .with_context(|| format!("{} does not say what kernel it is for", module.display()))
 }
 
-/// Builds for one kernel, and takes no warning for an answer.
-fn make(kdir: &Path, stage: &Path) -> Result<()> {
-    let mut command = Command::new("make");
-    command.arg("-C").arg(kdir).arg(format!("M={}", stage.display()));
+/// Has `command`, a make, build for one kernel, and takes no warning for an answer.
+fn make(command: &mut Command, kdir: &Path, stage: &Path, switches: &[String]) -> Result<()> {
+    command.arg("-C").arg(kdir).arg(format!("M={}", stage.display())).args(switches);
     // Types of the module for BPF need a program (pahole) and the kernel's own; nothing of ours does.
     let done = command.args(["CONFIG_DEBUG_INFO_BTF_MODULES=", "modules"]).output()?;
     let said = [done.stdout, done.stderr].concat();
@@ -124,7 +223,7 @@ fn object_of(archive: &Path, target: &Path) -> Result<PathBuf> {
 }
 
 /// A compiler that has the source of `core` beside it: the one in use, or Debian's.
-fn rustc_with_source() -> Result<PathBuf> {
+pub(crate) fn rustc_with_source() -> Result<PathBuf> {
     let candidates = [PathBuf::from("rustc"), PathBuf::from("/usr/bin/rustc")];
     for rustc in candidates {
         let Ok(sysroot) = output(Command::new(&rustc).args(["--print", "sysroot"])) else { continue };
@@ -134,14 +233,17 @@ fn rustc_with_source() -> Result<PathBuf> {
         }
     }
     bail!(
-        "no Rust compiler with the source of its library: `rustup component add rust-src`, or as root \
-         `apt-get install rustc-web rust-web-src`"
+        "no Rust compiler of 1.{OLDEST} or later with the source of its library: `rustup component add rust-src`, \
+         or as root `apt-get install rustc-web rust-web-src`"
     )
 }
 
-/// Whether the compiler is one whose options are those of [`FLAGS`]: 1.93 made jump tables an option of -C.
-fn is_new_enough(rustc: &Path) -> bool {
+/// The first Rust whose options are those of [`FLAGS`] is 1.93: it made jump tables an option of -C.
+const OLDEST: u32 = 93;
+
+/// Whether a compiler's options are those of [`FLAGS`].
+pub(crate) fn is_new_enough(rustc: &Path) -> bool {
     let version = output(Command::new(rustc).arg("--version")).unwrap_or_default();
     let minor = version.strip_prefix("rustc 1.").and_then(|rest| rest.split('.').next()?.parse::<u32>().ok());
-    minor >= Some(93)
+    minor >= Some(OLDEST)
 }

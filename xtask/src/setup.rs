@@ -6,11 +6,22 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use lab::cache::Cache;
-use lab::debian::{Apt, output};
+use lab::debian::{Apt, as_root, output};
+
+use crate::module;
 
 /// Packages from the machine's own sources.
-const PACKAGES: [&str; 7] =
-    ["ovmf", "busybox-static", "kmod", "e2fsprogs", "util-linux", "debian-archive-keyring", "xz-utils"];
+const PACKAGES: [&str; 9] = [
+    "ovmf",
+    "busybox-static",
+    "kmod",
+    "e2fsprogs",
+    "util-linux",
+    "debian-archive-keyring",
+    "xz-utils",
+    "mmdebstrap",
+    "make",
+];
 
 /// The first QEMU whose emulated CPU has SHA instructions is 8.2.
 const QEMU: (u32, u32) = (8, 2);
@@ -30,7 +41,8 @@ pub(crate) fn run() -> Result<()> {
     if qemu_is_old {
         install_qemu()?;
     }
-    components()
+    components()?;
+    library_source()
 }
 
 fn is_installed(package: &str) -> bool {
@@ -89,21 +101,6 @@ fn two_numbers(text: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-/// Runs a command as root: as it is, or by sudo.
-fn as_root(command: &mut Command) -> Result<()> {
-    let uid = output(Command::new("id").arg("-u"))?;
-    let mut whole = Command::new("env");
-    if uid.trim() != "0" {
-        whole = Command::new("sudo");
-        whole.arg("env");
-    }
-    whole.args(["DEBIAN_FRONTEND=noninteractive", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"]);
-    whole.arg(command.get_program()).args(command.get_args());
-    let status = whole.status().with_context(|| format!("starting {whole:?}"))?;
-    ensure!(status.success(), "{whole:?}: {status}");
-    Ok(())
-}
-
 /// rustfmt and clippy, which a minimal Rust lacks.
 fn components() -> Result<()> {
     for (component, probe) in [("rustfmt", "cargo-fmt"), ("clippy", "cargo-clippy")] {
@@ -116,6 +113,23 @@ fn components() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A Rust compiler with the source of its library, for the module's core: that of rustup, or Debian's beside it.
+fn library_source() -> Result<()> {
+    if module::rustc_with_source().is_ok() {
+        return Ok(());
+    }
+    if module::is_new_enough(Path::new("rustc")) {
+        let added = Command::new("rustup").args(["component", "add", "rust-src"]).status();
+        if added.is_ok_and(|status| status.success()) && module::rustc_with_source().is_ok() {
+            return Ok(());
+        }
+    }
+    eprintln!("installing rustc-web rust-web-src");
+    as_root(Command::new("apt-get").args(["-q", "update"]))?;
+    as_root(install().args(["rustc-web", "rust-web-src"]))?;
+    module::rustc_with_source().map(drop)
 }
 
 #[cfg(test)]

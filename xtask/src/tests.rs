@@ -6,7 +6,7 @@ use anyhow::Result;
 use lab::{runner, scenarios};
 
 use crate::programs::{cargo, cargo_program};
-use crate::{ready, setup};
+use crate::{module, ready, setup};
 
 /// What cargo is asked to do. The flags of rustdoc come from the environment.
 const CHECKS: [&[&str]; 4] = [
@@ -23,5 +23,7 @@ pub(crate) fn run() -> Result<()> {
         eprintln!("cargo {}", arguments.join(" "));
         cargo(Command::new(cargo_program()).args(arguments).env("RUSTDOCFLAGS", "-D warnings"))?;
     }
-    runner::run(&ready()?, &scenarios::all())
+    let lab = ready()?;
+    module::build_variants(&lab.sources.cache)?;
+    runner::run(&lab, &scenarios::all())
 }
