@@ -1,6 +1,6 @@
 //! Progress lines.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::time::Instant;
 
 /// Says what goes on in one scenario, with its name and the seconds since it began.
@@ -16,8 +16,13 @@ impl Teller {
         Teller { name: name.into(), start: Instant::now() }
     }
 
-    /// Prints one line to standard error.
-    pub fn say(&self, line: impl fmt::Display) {
-        eprintln!("{:>18} {:6.1} s  {line}", self.name, self.start.elapsed().as_secs_f64());
+    /// Prints to standard error, every line with the scenario's name: others speak at the same time.
+    pub fn say(&self, text: impl fmt::Display) {
+        let mut lines = String::new();
+        for line in text.to_string().lines() {
+            // Writing to a string does not fail.
+            let _ = writeln!(lines, "{:>18} {:6.1} s  {line}", self.name, self.start.elapsed().as_secs_f64());
+        }
+        eprint!("{lines}");
     }
 }
