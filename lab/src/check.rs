@@ -20,8 +20,39 @@ use object::{Endianness, ReadCache};
 pub struct Core {
     file: File,
     segments: Vec<Segment>,
-    /// Notes: owner and type.
-    notes: Vec<(String, elf::NoteType)>,
+    cpus: Vec<Registers>,
+    has_vmcoreinfo: bool,
+}
+
+/// Of what a CPU left behind, the part that cannot be nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Registers {
+    /// The process that ran there.
+    pub pid: u32,
+    /// Instruction pointer.
+    pub ip: u64,
+    /// Stack pointer.
+    pub sp: u64,
+}
+
+impl Registers {
+    /// Reads them from an NT_PRSTATUS note (`struct elf_prstatus` of x86-64: the registers start at byte 112).
+    fn read(prstatus: &[u8]) -> Option<Registers> {
+        let word = |at: usize| prstatus.get(at..)?.first_chunk().copied().map(u64::from_le_bytes);
+        let pid = u32::from_le_bytes(*prstatus.get(32..)?.first_chunk()?);
+        Some(Registers { pid, ip: word(112 + 16 * 8)?, sp: word(112 + 19 * 8)? })
+    }
+}
+
+/// The physical ranges that a crash header (elfcorehdr) has a capture kernel read, in the order of its entries.
+pub fn memory_of_header(header: &[u8]) -> Result<Vec<Range<u64>>> {
+    let file = elf::FileHeader64::<Endianness>::parse(header).context("the crash header is no ELF file")?;
+    let endian = file.endian()?;
+    let programs = file.program_headers(endian, header)?.iter();
+    let loads = programs.filter(|program| program.p_type(endian) == elf::PT_LOAD);
+    let range = |offset: u64, size| Some(offset..offset.checked_add(size)?);
+    let ranges = loads.map(|program| range(program.p_offset(endian), program.p_memsz(endian)));
+    ranges.collect::<Option<_>>().context("an entry of the crash header wraps around")
 }
 
 #[derive(Clone, Debug)]
@@ -45,7 +76,7 @@ impl Core {
             "the dump's e_machine is {}",
             header.e_machine(endian)
         );
-        let mut core = Core { file, segments: Vec::new(), notes: Vec::new() };
+        let mut core = Core { file, segments: Vec::new(), cpus: Vec::new(), has_vmcoreinfo: false };
         for program in header.program_headers(endian, &cache)? {
             match program.p_type(endian) {
                 elf::PT_LOAD => core.segments.extend(segment(program, endian, size)?),
@@ -65,19 +96,25 @@ impl Core {
     ) -> Result<()> {
         let Some(mut notes) = program.notes(endian, cache)? else { return Ok(()) };
         while let Some(note) = notes.next()? {
-            self.notes.push((String::from_utf8_lossy(note.name()).into_owned(), note.n_type(endian)));
+            match (note.name(), note.n_type(endian)) {
+                (b"CORE", elf::NT_PRSTATUS) => {
+                    self.cpus.push(Registers::read(note.desc()).context("a CPU's note is too short")?);
+                }
+                (b"VMCOREINFO", _) => self.has_vmcoreinfo = true,
+                _ => {}
+            }
         }
         Ok(())
     }
 
-    /// How many CPUs left their registers.
-    pub fn cpu_notes(&self) -> usize {
-        self.notes.iter().filter(|(name, kind)| name == "CORE" && *kind == elf::NT_PRSTATUS).count()
+    /// What the CPUs left, in their order.
+    pub fn cpus(&self) -> &[Registers] {
+        &self.cpus
     }
 
     /// Whether the crashed kernel's vmcoreinfo is there.
     pub fn has_vmcoreinfo(&self) -> bool {
-        self.notes.iter().any(|(name, _)| name == "VMCOREINFO")
+        self.has_vmcoreinfo
     }
 
     /// Where the dump holds the bytes at `address`, and how many of them follow each other there.
@@ -126,12 +163,8 @@ impl Core {
                 )?;
                 done += count;
             }
-            let bytes = run.frame * PAGE as u64..(run.frame + run.count) * PAGE as u64;
-            for added in hot_added {
-                let overlap = added.end.min(bytes.end).saturating_sub(added.start.max(bytes.start));
-                findings.hot_pages += overlap / PAGE as u64;
-            }
         }
+        findings.hot_pages = hot_added.iter().map(|added| manifest.pages_in(added)).sum();
         Ok(findings)
     }
 

@@ -17,7 +17,7 @@ use lab_agent::{Answer, Manifest, Ran, Request, Run};
 
 use crate::cache::Kernel;
 use crate::dump::Dump;
-use crate::machine::{MANIFEST_DISK, MIB, Paths};
+use crate::machine::{From, MANIFEST_DISK, MIB, Machine, Paths};
 use crate::qmp::Qmp;
 use crate::say::Teller;
 
@@ -38,11 +38,29 @@ pub struct Guest {
     pub paths: Paths,
     /// CPUs and memory when it had booted.
     pub at_boot: State,
+    machine: Machine,
     qemu: Child,
     pub(crate) qmp: Qmp,
     agent: BufReader<UnixStream>,
     tell: Teller,
     dimms: u32,
+}
+
+/// A guest that stands still in a file.
+pub struct Frozen {
+    machine: Machine,
+    at_boot: State,
+    tell: Teller,
+}
+
+impl Frozen {
+    /// A guest that goes on where the frozen one was, with empty disks.
+    pub fn thaw(&self) -> Result<Guest> {
+        let (machine, at_boot, tell) = (self.machine.clone(), self.at_boot.clone(), self.tell.clone());
+        let mut guest = Guest::start(machine, From::Frozen, at_boot, tell)?;
+        guest.qmp.wait_until_it_runs(patience(60))?;
+        Ok(guest)
+    }
 }
 
 /// A guest that has crashed, and whose machine has ended.
@@ -51,6 +69,8 @@ pub struct Crashed {
     pub paths: Paths,
     /// CPUs and memory just before the crash.
     pub before: State,
+    /// The CPU that was told to panic, if that was the way.
+    pub panicked_on: Option<u32>,
     /// The memory blocks that were added since boot, as ranges of physical addresses.
     pub hot_added: Vec<Range<u64>>,
     /// What the filled memory must hold; none where nothing was filled.
@@ -63,22 +83,9 @@ pub struct Crashed {
 }
 
 impl Guest {
-    /// Takes over a started QEMU and waits until the agent answers.
-    pub fn attach(kernel: Kernel, paths: Paths, qemu: Child, tell: Teller) -> Result<Guest> {
+    /// Boots `machine` and waits until the agent answers.
+    pub fn boot(machine: Machine, tell: Teller) -> Result<Guest> {
         let start = Instant::now();
-        let mut qemu = KillOnError(Some(qemu));
-        let agent = loop {
-            match UnixStream::connect(paths.agent_socket()) {
-                Ok(stream) => break stream,
-                Err(error) if start.elapsed() > patience(20) => {
-                    return Err(error).context("QEMU did not open the agent's port");
-                }
-                Err(_) => qemu.still_runs(&paths)?,
-            }
-            sleep(Duration::from_millis(20));
-        };
-        let qmp = Qmp::connect(&paths.qmp_socket(), patience(60))?;
-        let qemu = qemu.0.take().context("QEMU is gone")?;
         let nothing = State {
             release: String::new(),
             online_cpus: Vec::new(),
@@ -88,8 +95,7 @@ impl Guest {
             memory_total: 0,
             memory_available: 0,
         };
-        let agent = BufReader::new(agent);
-        let mut guest = Guest { kernel, paths, at_boot: nothing, qemu, qmp, agent, tell, dimms: 0 };
+        let mut guest = Guest::start(machine, From::Boot, nothing, tell)?;
         let release = guest.greeting(patience(150)).context("waiting for the guest to boot")?;
         ensure!(
             release == guest.kernel.release,
@@ -107,6 +113,37 @@ impl Guest {
             start.elapsed().as_secs_f64()
         ));
         Ok(guest)
+    }
+
+    /// Starts QEMU and opens its channels.
+    fn start(machine: Machine, from: From, at_boot: State, tell: Teller) -> Result<Guest> {
+        let start = Instant::now();
+        let paths = machine.paths.clone();
+        crate::debian::recreate(&paths.sockets)?;
+        machine.hardware.make_disks(&paths)?;
+        let mut qemu = KillOnError(Some(machine.start(from)?));
+        let agent = loop {
+            match UnixStream::connect(paths.agent_socket()) {
+                Ok(stream) => break stream,
+                Err(error) if start.elapsed() > patience(20) => {
+                    return Err(error).context("QEMU did not open the agent's port");
+                }
+                Err(_) => qemu.still_runs(&paths)?,
+            }
+            sleep(Duration::from_millis(20));
+        };
+        let qmp = Qmp::connect(&paths.qmp_socket(), patience(60))?;
+        let qemu = qemu.0.take().context("QEMU is gone")?;
+        let kernel = machine.kernel.clone();
+        let agent = BufReader::new(agent);
+        Ok(Guest { kernel, paths, at_boot, machine, qemu, qmp, agent, tell, dimms: 0 })
+    }
+
+    /// Writes the guest's state to a file and ends it: any number of guests can go on from there, one after the other.
+    /// Nothing may have been plugged in since it booted, and what is on its disks is lost.
+    pub fn freeze(mut self) -> Result<Frozen> {
+        self.qmp.freeze(&self.paths.frozen(), patience(60))?;
+        Ok(Frozen { machine: self.machine.clone(), at_boot: self.at_boot.clone(), tell: self.tell.clone() })
     }
 
     /// Tells the person at the terminal.
@@ -178,13 +215,46 @@ impl Guest {
     }
 
     /// Takes a memory module out and waits until its blocks are gone. Its memory must have been onlined as movable.
-    pub fn remove_memory(&mut self, id: &str, bytes: u64) -> Result<()> {
-        let before = self.state()?.online_bytes();
+    /// Gives the blocks as ranges of physical addresses.
+    pub fn remove_memory(&mut self, id: &str, bytes: u64) -> Result<Vec<Range<u64>>> {
+        let old = self.state()?;
+        let before = old.online_bytes();
         self.qmp.remove_device(id)?;
         let what = format!("{} MiB less to be online", bytes / MIB);
         let state = self.wait_for(&what, |state| state.online_bytes() + bytes <= before)?;
         self.say(format!("removed {} MiB: {} MiB online", bytes / MIB, state.online_bytes() / MIB));
-        Ok(())
+        Ok(new_blocks(&state, &old))
+    }
+
+    /// Numbers of the memory blocks that are there and offline.
+    pub fn offline_blocks(&mut self) -> Result<Vec<u64>> {
+        let found = self.shell("cd /sys/devices/system/memory && grep -l offline memory*/state || :")?;
+        let number = |line: &str| line.strip_prefix("memory")?.strip_suffix("/state")?.parse().ok();
+        let mut blocks: Vec<u64> = found.ok()?.lines().filter_map(number).collect();
+        blocks.sort_unstable();
+        Ok(blocks)
+    }
+
+    /// Takes a memory block online, for memory that can be moved, or offline.
+    pub fn set_block(&mut self, block: u64, online: bool) -> Result<()> {
+        self.shell(&block_line(block, online))?.ok().map(drop)
+    }
+
+    /// What is in the memory that is reserved for the crash kernel, seen from outside. Only where the plan said
+    /// `memory_in_file`.
+    pub fn reserved_memory(&mut self) -> Result<Vec<u8>> {
+        let iomem = self.shell("grep 'Crash kernel' /proc/iomem")?;
+        let hex = |digits: &str| u64::from_str_radix(digits.trim(), 16).ok();
+        let line = iomem.ok()?.split(" : ").next().and_then(|range| range.split_once('-'));
+        let range = line.and_then(|(start, last)| Some((hex(start)?, hex(last)?)));
+        let (start, last) = range.with_context(|| format!("no reservation: {iomem}"))?;
+        let path = self.paths.memory();
+        let file = fs::File::open(&path);
+        let file =
+            file.with_context(|| format!("opening {}: was the memory kept in a file?", path.display()))?;
+        let mut bytes = vec![0; usize::try_from(last - start + 1)?];
+        file.read_exact_at(&mut bytes, start)?;
+        Ok(bytes)
     }
 
     /// Plugs in a CPU, brings it online and gives its number.
@@ -218,20 +288,22 @@ impl Guest {
 
     /// Has CPU `cpu` panic and waits for the machine's end. Writes the manifest before, if memory was filled.
     pub fn crash(self, cpu: u32) -> Result<Crashed> {
-        self.crash_by(&format!("crash on CPU {cpu}"), |guest| guest.done(&Request::Crash { cpu }))
+        self.crash_by(&format!("crash on CPU {cpu}"), Some(cpu), |guest| guest.done(&Request::Crash { cpu }))
     }
 
-    /// Plugs in a memory module of `bytes`, over which the guest is to panic: something in it waits for that.
-    pub fn crash_by_adding_memory(self, bytes: u64) -> Result<Crashed> {
-        self.crash_by("add memory, which is to crash it", |guest| guest.qmp.add_dimm("last", bytes))
+    /// Runs a line of shell over which the guest is to panic: something in it waits for that. Where the line comes to
+    /// its end, the guest panics all the same, for another reason.
+    pub fn crash_by_running(self, line: &str) -> Result<Crashed> {
+        let later = format!("(sleep 0.2; {line}; echo c > /proc/sysrq-trigger) > /dev/null 2>&1 &");
+        self.crash_by(&format!("crash by: {line}"), None, |guest| guest.shell(&later)?.ok().map(drop))
     }
 
-    /// Takes a memory module out, over which the guest is to panic: something in it waits for that.
-    pub fn crash_by_removing_memory(self, id: &str) -> Result<Crashed> {
-        self.crash_by("remove memory, which is to crash it", |guest| guest.qmp.remove_device(id))
-    }
-
-    fn crash_by(mut self, how: &str, crash: impl FnOnce(&mut Guest) -> Result<()>) -> Result<Crashed> {
+    fn crash_by(
+        mut self,
+        how: &str,
+        cpu: Option<u32>,
+        crash: impl FnOnce(&mut Guest) -> Result<()>,
+    ) -> Result<Crashed> {
         let before = self.state()?;
         let sealed = self.ask(&Request::Seal { disk: MANIFEST_DISK.into() }, patience(120));
         let manifest = match sealed {
@@ -252,6 +324,7 @@ impl Guest {
         Ok(Crashed {
             paths: self.paths.clone(),
             before,
+            panicked_on: cpu,
             hot_added,
             manifest,
             took,
@@ -443,6 +516,12 @@ impl fmt::Display for Outcome {
             (None, signal) => write!(f, "[signal {}]", signal.unwrap_or_default()),
         }
     }
+}
+
+/// The line of shell that takes a memory block online, for memory that can be moved, or offline.
+pub(crate) fn block_line(block: u64, online: bool) -> String {
+    let state = if online { "online_movable" } else { "offline" };
+    format!("echo {state} > /sys/devices/system/memory/memory{block}/state")
 }
 
 /// The blocks that are online in `now` and were not in `before`, neighbours joined.

@@ -10,7 +10,7 @@ use crate::check::{Core, Findings};
 use crate::dump::Dump;
 use crate::files::{Extra, Sources};
 use crate::guest::{Crashed, Guest};
-use crate::machine::{Clock, Firmware, Hardware, Paths};
+use crate::machine::{Clock, Firmware, Hardware, Machine, Paths};
 use crate::say::Teller;
 
 /// Where the capture initramfs made of busybox is in a guest.
@@ -112,6 +112,12 @@ impl Plan<'_> {
         self
     }
 
+    /// Has a memory module of `bytes` bytes at boot, besides the memory.
+    pub fn dimm(mut self, bytes: u64) -> Self {
+        self.hardware.dimms.push(bytes);
+        self
+    }
+
     /// Size of the dump disk in bytes (16 GiB if not said; the file is sparse).
     pub fn dump_disk(mut self, bytes: u64) -> Self {
         self.hardware.dump_disk = bytes;
@@ -172,7 +178,6 @@ impl Plan<'_> {
         let tell = Teller::new(&self.name);
         let paths = self.lab.paths(&self.name);
         crate::debian::recreate(&paths.dir)?;
-        crate::debian::recreate(&paths.sockets)?;
         tell.say(format!("boot {}", self.kernel.release));
         if self.busybox_capture {
             let capture = paths.dir.join("capture.cpio");
@@ -180,13 +185,13 @@ impl Plan<'_> {
             self = self.file(BUSYBOX_CAPTURE, 0o644, &capture);
         }
         self.lab.sources.first_initramfs(&self.kernel, &self.extra, &paths.initramfs())?;
-        self.hardware.make_disks(&paths)?;
         let mut words =
             vec!["console=ttyS0".to_owned(), "panic=-1".into(), "memhp_default_state=online".into()];
         words.extend(self.crashkernel.map(|value| format!("crashkernel={value}")));
         words.extend(self.cmdline);
-        let qemu = self.hardware.start(&paths, &self.kernel.image(), &words.join(" "))?;
-        Guest::attach(self.kernel, paths, qemu, tell)
+        let machine =
+            Machine { hardware: self.hardware, kernel: self.kernel, cmdline: words.join(" "), paths };
+        Guest::boot(machine, tell)
     }
 }
 

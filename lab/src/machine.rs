@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::cache::Kernel;
 use crate::debian;
 use crate::files::{DUMP_LABEL, DUMP_UUID};
 
@@ -36,6 +37,28 @@ pub enum Clock {
     Instructions,
 }
 
+/// Hardware, and what boots on it.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// What it is made of.
+    pub hardware: Hardware,
+    /// The kernel that it boots, with the initramfs of `paths`.
+    pub kernel: Kernel,
+    /// The kernel's command line.
+    pub cmdline: String,
+    /// Its files.
+    pub paths: Paths,
+}
+
+/// Where a guest begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum From {
+    /// With the firmware.
+    Boot,
+    /// Where a guest of the same hardware was frozen, see [`Paths::frozen`].
+    Frozen,
+}
+
 /// What a guest's machine is made of.
 #[derive(Clone, Debug)]
 pub struct Hardware {
@@ -51,6 +74,9 @@ pub struct Hardware {
     pub memory_in_file: bool,
     /// Size of the dump disk in bytes.
     pub dump_disk: u64,
+    /// Memory modules that are there at boot besides the memory, by their sizes in bytes. The kernel takes them for
+    /// hot-added ones.
+    pub dimms: Vec<u64>,
 }
 
 impl Default for Hardware {
@@ -62,6 +88,7 @@ impl Default for Hardware {
             clock: Clock::Real,
             memory_in_file: false,
             dump_disk: 16 * GIB,
+            dimms: Vec::new(),
         }
     }
 }
@@ -106,6 +133,11 @@ impl Paths {
         self.dir.join("memory.img")
     }
 
+    /// The guest's state, where it was frozen.
+    pub fn frozen(&self) -> PathBuf {
+        self.dir.join("frozen")
+    }
+
     /// QEMU's control channel.
     pub fn qmp_socket(&self) -> PathBuf {
         self.sockets.join("qmp")
@@ -122,9 +154,14 @@ impl Paths {
 
     /// Removes what is large and of use to nobody after the guest's end.
     pub fn remove_images(&self) {
-        for path in
-            [self.initramfs(), self.dump_disk(), self.manifest_disk(), self.memory(), self.uefi_variables()]
-        {
+        for path in [
+            self.initramfs(),
+            self.dump_disk(),
+            self.manifest_disk(),
+            self.memory(),
+            self.frozen(),
+            self.uefi_variables(),
+        ] {
             // It may never have been made.
             let _ = fs::remove_file(path);
         }
@@ -151,15 +188,6 @@ impl Hardware {
         debian::run(mkfs.arg(&dump).env("PATH", crate::cache::sbin_path()))?;
         File::create(paths.manifest_disk())?.set_len(MANIFEST_BYTES)?;
         Ok(())
-    }
-
-    /// Starts QEMU with `kernel`, the initramfs of `paths`, and the kernel command line `cmdline`.
-    pub fn start(&self, paths: &Paths, kernel: &Path, cmdline: &str) -> Result<Child> {
-        let mut command = self.command(paths, kernel, cmdline)?;
-        fs::write(paths.dir.join("qemu.cmd"), format!("{command:?}\n"))?;
-        let log = File::create(paths.qemu_log())?;
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        command.spawn().context("starting QEMU: is qemu-system-x86 installed? (`cargo xtask setup`)")
     }
 
     fn command(&self, paths: &Paths, kernel: &Path, cmdline: &str) -> Result<Command> {
@@ -195,6 +223,10 @@ impl Hardware {
         };
         command.args(["-object", &backend]);
         command.args(["-m", &format!("{}M,slots=4,maxmem={}M", bytes / MIB, (bytes + 16 * GIB) / MIB)]);
+        for (number, dimm) in self.dimms.iter().enumerate() {
+            command.args(["-object", &format!("memory-backend-ram,id=early{number},size={dimm}")]);
+            command.args(["-device", &format!("pc-dimm,memdev=early{number}")]);
+        }
         let most = self.cpus + 2;
         command.args(["-smp", &format!("{},sockets={most},cores=1,threads=1,maxcpus={most}", self.cpus)]);
         command.args(["-qmp", &format!("unix:{},server=on,wait=off", text(&paths.qmp_socket())?)]);
@@ -218,6 +250,21 @@ impl Hardware {
         }
         command.args(["-kernel", text(kernel)?, "-initrd", text(&paths.initramfs())?, "-append", cmdline]);
         Ok(command)
+    }
+}
+
+impl Machine {
+    /// Starts QEMU; the disks must be there.
+    pub fn start(&self, from: From) -> Result<Child> {
+        let Machine { hardware, kernel, cmdline, paths } = self;
+        let mut command = hardware.command(paths, &kernel.image(), cmdline)?;
+        if from == From::Frozen {
+            command.args(["-incoming", &format!("file:{}", text(&paths.frozen())?)]);
+        }
+        fs::write(paths.dir.join("qemu.cmd"), format!("{command:?}\n"))?;
+        let log = File::create(paths.qemu_log())?;
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        command.spawn().context("starting QEMU: is qemu-system-x86 installed? (`cargo xtask setup`)")
     }
 }
 

@@ -104,10 +104,20 @@ impl Crashed {
         self.has_notes(core)
     }
 
-    /// The dump must have a note for every CPU that was online, and vmcoreinfo.
+    /// The dump must have the registers of every CPU that was online, and vmcoreinfo.
     pub fn has_notes(&self, core: &Core) -> Result<()> {
-        let online = self.before.online_cpus.len();
-        ensure!(core.cpu_notes() == online, "{} CPU notes for {online} online CPUs", core.cpu_notes());
+        let (cpus, online) = (core.cpus(), &self.before.online_cpus);
+        ensure!(cpus.len() == online.len(), "{} CPU notes, online were {online:?}", cpus.len());
+        for (cpu, registers) in online.iter().zip(cpus) {
+            ensure!(registers.ip != 0 && registers.sp != 0, "CPU {cpu} left {registers:x?}");
+            // Where the agent panicked it is the process that its CPU ran, and no other did.
+            if let Some(panicked) = self.panicked_on {
+                ensure!(
+                    (*cpu == panicked) == (registers.pid == 1),
+                    "CPU {panicked} panicked, CPU {cpu} left {registers:x?}"
+                );
+            }
+        }
         ensure!(core.has_vmcoreinfo(), "the dump has no vmcoreinfo note");
         Ok(())
     }

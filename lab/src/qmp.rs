@@ -6,7 +6,8 @@
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
@@ -79,6 +80,30 @@ impl Qmp {
         arguments.insert("driver".into(), slot.device.into());
         arguments.insert("id".into(), id.into());
         self.execute("device_add", &arguments.into())
+    }
+
+    /// Has QEMU write the guest's state to a file, and waits until it is there. The guest stands still from then on.
+    pub fn freeze(&mut self, file: &Path, patience: Duration) -> Result<()> {
+        self.execute("migrate", &json!({"uri": format!("file:{}", file.display())}))?;
+        self.wait_for_status("query-migrate", "completed", patience)
+    }
+
+    /// Waits until a guest that began in the middle runs.
+    pub fn wait_until_it_runs(&mut self, patience: Duration) -> Result<()> {
+        self.wait_for_status("query-status", "running", patience)
+    }
+
+    fn wait_for_status(&mut self, command: &str, wanted: &str, patience: Duration) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            let answer: Value = self.query(command, &json!({}))?;
+            let status = &answer["status"];
+            if status == wanted {
+                return Ok(());
+            }
+            ensure!(status != "failed" && start.elapsed() < patience, "{command} says {answer}");
+            sleep(Duration::from_millis(50));
+        }
     }
 
     /// Carries out a command.

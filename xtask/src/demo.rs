@@ -67,7 +67,7 @@ fn judge(crashed: &Crashed) -> Result<()> {
     line("pages compared", findings.pages);
     line("in hot-added memory", findings.hot_pages);
     line("wrong / missing", format!("{} / {}", findings.wrong, findings.missing));
-    line("CPU notes", format!("{} of {}", core.cpu_notes(), crashed.before.online_cpus.len()));
+    line("CPU notes", format!("{} of {}", core.cpus().len(), crashed.before.online_cpus.len()));
     let verdict = crashed.is_complete(&core, &findings);
     line("verdict", if verdict.is_ok() { "the dump is complete" } else { "THE DUMP IS NOT COMPLETE" });
     verdict

@@ -27,13 +27,13 @@ usage: cargo xtask COMMAND
   module KDIR [--arch ARCH]
                        the kernel module: target/dist/ARCH/RELEASE/hotdump.ko; KDIR: kernel headers or build folder
   demo                 one round, told to a person
-  lab [SCENARIO...]    run these scenarios; without names, list them; `all` runs all
+  lab [SCENARIO...]    run these scenarios; without names, list them; `all` runs all but the long ones
   bench load           guest time of hotdump load beside that of kexec-tools
   test                 format, lints, docs, unit tests, all scenarios
 
 demo, lab NAME, bench and test do setup, fetch and build first, and build the module for the lab's kernels.
 HOTDUMP_CACHE is where downloads are kept (~/.cache/hotdump); HOTDUMP_LAB_PATIENCE=N makes waits N times as long;
-HOTDUMP_LAB_KEEP=1 keeps guests' disks.";
+HOTDUMP_LAB_JOBS=N runs N scenarios at a time (one per CPU); HOTDUMP_LAB_KEEP=1 keeps guests' disks.";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -59,14 +59,18 @@ fn run(words: &[&str]) -> Result<()> {
         ["demo"] => demo::run(&ready()?),
         ["lab"] => {
             for scenario in scenarios::all() {
-                println!("{:14} {}", scenario.name, scenario.about);
+                println!("{:18} {}", scenario.name, scenario.about);
+            }
+            println!("\nnot in `all`:");
+            for scenario in scenarios::long() {
+                println!("{:18} {}", scenario.name, scenario.about);
             }
             Ok(())
         }
         ["lab", "all"] => lab::runner::run(&ready()?, &scenarios::all()),
         ["lab", names @ ..] => {
             let find = |name: &&str| {
-                let found = scenarios::all().iter().find(|scenario| scenario.name == *name).copied();
+                let found = scenarios::find(name);
                 found.with_context(|| format!("there is no scenario {name}: `cargo xtask lab` lists them"))
             };
             let wanted = names.iter().map(find).collect::<Result<Vec<_>>>()?;

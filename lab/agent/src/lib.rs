@@ -248,6 +248,14 @@ impl Manifest {
         self.runs.iter().map(|run| run.count).sum()
     }
 
+    /// How many pages lie in a range of physical addresses.
+    pub fn pages_in(&self, range: &std::ops::Range<u64>) -> u64 {
+        let page = pattern::PAGE as u64;
+        let (first, past) = (range.start.div_ceil(page), range.end / page);
+        let inside = |run: &FrameRun| past.min(run.frame + run.count).saturating_sub(first.max(run.frame));
+        self.runs.iter().map(inside).sum()
+    }
+
     /// The manifest as it lies on its disk.
     pub fn to_bytes(&self) -> Vec<u8> {
         let header = [Self::MAGIC, self.seed, self.pages(), self.runs.len() as u64];
@@ -280,6 +288,8 @@ mod tests {
             manifest.push(frame, page);
         }
         assert_eq!(manifest.runs.len(), 3);
+        let pages = |first: u64, past: u64| manifest.pages_in(&(first * 4096..past * 4096));
+        assert_eq!([pages(0, 1000), pages(101, 202), pages(52, 100)], [6, 3, 0]);
         let bytes = manifest.to_bytes();
         let padded = [bytes.as_slice(), &[0; 512]].concat();
         assert_eq!(Manifest::from_bytes(&padded), Some(manifest));

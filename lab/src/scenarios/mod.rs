@@ -9,6 +9,7 @@ mod module;
 mod personality;
 mod refusals;
 mod rounds;
+mod stores;
 
 /// A story that must come true.
 #[derive(Clone, Copy)]
@@ -21,9 +22,19 @@ pub struct Scenario {
     pub run: fn(&Lab, &str) -> Result<()>,
 }
 
-/// All of them.
+/// All that fit into the time of a test.
 pub fn all() -> Vec<Scenario> {
-    [rounds::ALL, refusals::ALL, flips::ALL, personality::ALL, module::ALL].concat()
+    [module::ALL, stores::ALL, rounds::ALL, refusals::ALL, flips::ALL, personality::ALL].concat()
+}
+
+/// Those that take longer, to be asked for by name.
+pub fn long() -> Vec<Scenario> {
+    stores::LONG.to_vec()
+}
+
+/// The scenario of this name.
+pub fn find(name: &str) -> Option<Scenario> {
+    all().into_iter().chain(long()).find(|scenario| scenario.name == name)
 }
 
 /// Makes the table `ALL` of a module: each function that is a story, and what it shows.
