@@ -387,6 +387,15 @@ fn blocks_that_are_offline() {
     assert!(none.offline_ram().unwrap().is_empty(), "a kernel without memory hotplug");
 }
 
+/// Two blocks were added at 4 GiB and the second taken offline again: the resource tree still lists it.
+#[test]
+fn an_offline_block_is_ram_to_the_resource_tree() {
+    let host = Host::at(fixture("debian-6.1-offline"));
+    let block = range(0x1_0800_0000, 0x1_1000_0000);
+    assert_eq!(host.offline_ram().unwrap().as_slice(), [block]);
+    assert!(host.iomem().unwrap().ram().contains_range(block));
+}
+
 #[test]
 fn blocks_that_make_no_sense_are_errors() {
     let (root, host) = with_blocks(&[(32, "offline")]);

@@ -15,7 +15,7 @@ pub(crate) const UNKNOWN: u8 = 3;
 pub(crate) const NOT_LOADED: u8 = 4;
 /// `load`: the kernel refused the image after it had let go of the one before.
 pub(crate) const DISARMED: u8 = 5;
-/// `load --hotplug`: loaded, but the kernel does not keep it current.
+/// `load`: loaded, but not kept current by whom it was to be.
 pub(crate) const NOT_CURRENT: u8 = 6;
 /// `load`, `unload`: another load or unload was still running.
 pub(crate) const BUSY: u8 = 7;
@@ -29,6 +29,8 @@ Exit codes:
   3  verify, status: cannot tell (no right to read, or the kernel does not let us)
   4  verify, status: no crash image is loaded
   5  load: the kernel refused the image after it had let go of the old one: none is loaded now
-  6  load --hotplug: loaded, but the kernel does not keep it current
+  6  load --keep native, --keep module: loaded, but not kept current
   7  load, unload: another load or unload was still running
+An image that is not kept current (any more) is complete until CPUs or memory come or go: verify then says 0, and a PROBLEM
+where that is not as it was asked for (problems and kept_current in JSON).
 `hotdump capture` has its own: see its help.";

@@ -10,20 +10,22 @@ pub(crate) struct Keeping {
     pub(crate) kernel_can: bool,
     /// What the files `crash_hotplug` say. On kernels without a handler of their own they are the module's.
     pub(crate) nodes: CrashHotplug,
-    /// What the module says; `None` where it is not loaded.
+    /// What the module says; `None` where it is not loaded, or cannot be asked.
     pub(crate) module: Option<abi::Status>,
+    /// Whether the module is there and cannot be asked.
+    pub(crate) is_hidden: bool,
 }
 
 impl Keeping {
     /// Looks, on a kernel with a handler of its own or without, and adds to `remarks` what could not be read.
     pub(crate) fn read(host: &Host, kernel_can: bool, remarks: &mut Vec<String>) -> Self {
         let mut noted = Noted(remarks);
+        let module = Module::open().and_then(|module| module.map(|module| module.status()).transpose());
         Self {
             kernel_can,
             nodes: noted.take(host.crash_hotplug()).unwrap_or_default(),
-            module: noted
-                .take(Module::open().and_then(|module| module.map(|module| module.status()).transpose()))
-                .flatten(),
+            is_hidden: module.is_err(),
+            module: noted.take(module).flatten(),
         }
     }
 
@@ -32,13 +34,16 @@ impl Keeping {
         self.module.as_ref().filter(|status| status.armed != 0)
     }
 
-    /// Who keeps the image current, if only in part.
-    pub(crate) fn keeper(&self) -> Keeper {
+    /// Who keeps the image current, if only in part; `None` if that cannot be told.
+    pub(crate) fn keeper(&self) -> Option<Keeper> {
         let CrashHotplug { cpu, memory } = self.nodes;
-        match self.armed() {
-            Some(_) => Keeper::Module,
-            None if self.kernel_can && (cpu == Some(true) || memory == Some(true)) => Keeper::Kernel,
-            None => Keeper::Nobody,
+        let said = cpu == Some(true) || memory == Some(true);
+        match (self.armed(), self.kernel_can) {
+            (Some(_), _) => Some(Keeper::Module),
+            (None, true) if said => Some(Keeper::Kernel),
+            // The files are the module's.
+            (None, false) if said && self.is_hidden => Some(Keeper::Module),
+            (None, _) => (!self.is_hidden).then_some(Keeper::Nobody),
         }
     }
 
@@ -53,9 +58,9 @@ impl Keeping {
         }
     }
 
-    /// Whether every change of CPUs and memory is taken care of.
-    pub(crate) fn is_whole(&self) -> bool {
-        self.keeper() != Keeper::Nobody && keeps_current(self.kept())
+    /// Whether every change of CPUs and memory is taken care of; `None` if that cannot be told.
+    pub(crate) fn is_whole(&self) -> Option<bool> {
+        self.keeper().map(|keeper| keeper != Keeper::Nobody && keeps_current(self.kept()))
     }
 
     /// Who keeps the image current and what of it, for people.
@@ -63,15 +68,18 @@ impl Keeping {
         let CrashHotplug { cpu, memory } = self.kept();
         let part = format!("CPUs {}, memory {}", yes(cpu), yes(memory));
         match self.keeper() {
-            Keeper::Module => format!("kept current: by the kernel module ({part})"),
-            Keeper::Kernel => format!("kept current: by the kernel ({part})"),
-            Keeper::Nobody => "kept current: by nobody: load again when CPUs or memory come or go".to_owned(),
+            Some(Keeper::Module) => format!("kept current: by the kernel module ({part})"),
+            Some(Keeper::Kernel) => format!("kept current: by the kernel ({part})"),
+            None => "kept current: unknown: the kernel module cannot be asked".to_owned(),
+            Some(Keeper::Nobody) => {
+                "kept current: by nobody: load again when CPUs or memory come or go".to_owned()
+            }
         }
     }
 
     /// What is wrong, where the last load was to be kept current and is not; `None` where all is as it was asked for.
     pub(crate) fn broken(&self, wanted: Option<Keeper>) -> Option<String> {
-        if self.keeper() != Keeper::Nobody {
+        if self.keeper() != Some(Keeper::Nobody) {
             return None;
         }
         match (wanted?, &self.module) {
@@ -195,16 +203,33 @@ mod tests {
                 "(CPUs yes, memory never change)",
             ),
         ] {
-            let keeping = Keeping { kernel_can, nodes, module };
-            assert_eq!((keeping.keeper(), keeping.is_whole()), (keeper, whole), "{what}");
+            let keeping = Keeping { kernel_can, nodes, module, is_hidden: false };
+            assert_eq!((keeping.keeper(), keeping.is_whole()), (Some(keeper), Some(whole)), "{what}");
             assert!(keeping.line().contains(line), "{what}: {}", keeping.line());
+        }
+    }
+
+    #[test]
+    fn a_module_that_cannot_be_asked_is_not_nobody() {
+        let (on, off, none) =
+            (nodes(Some(true), Some(true)), nodes(Some(false), Some(false)), nodes(None, None));
+        for (kernel_can, nodes, keeper, whole) in [
+            (false, on, Some(Keeper::Module), Some(true)),
+            (false, off, None, None),
+            (false, none, None, None),
+            (true, on, Some(Keeper::Kernel), Some(true)),
+            (true, off, None, None),
+        ] {
+            let keeping = Keeping { kernel_can, nodes, module: None, is_hidden: true };
+            assert_eq!((keeping.keeper(), keeping.is_whole()), (keeper, whole), "{keeping:?}");
+            assert_eq!(keeping.broken(Some(Keeper::Module)), None, "{keeping:?}");
         }
     }
 
     #[test]
     fn what_was_to_be_kept_and_is_not_is_a_problem() {
         use abi::Reason;
-        let with = |module, nodes| Keeping { kernel_can: true, nodes, module };
+        let with = |module, nodes| Keeping { kernel_can: true, nodes, module, is_hidden: false };
         let (on, off) = (nodes(Some(true), Some(true)), nodes(Some(false), Some(false)));
         for (keeping, wanted, expected) in [
             (with(None, off), None, None),

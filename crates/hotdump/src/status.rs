@@ -25,9 +25,12 @@ struct Status {
     loaded: Option<bool>,
     /// What hotdump's last load of this boot wrote down, while an image is loaded.
     last_load: Option<Record>,
+    /// Whether hotdump loaded nothing in this boot.
+    #[serde(skip)]
+    by_another: bool,
     /// Whether the loaded image is that one: `None` where it cannot be told.
     last_load_in_force: Option<bool>,
-    /// Who keeps the loaded image current; none where no image is loaded.
+    /// Who keeps the loaded image current; none where no image is loaded, or where it cannot be told.
     kept_by: Option<Keeper>,
     /// Whether every change of CPUs and memory is taken care of.
     kept_current: Option<bool>,
@@ -215,8 +218,9 @@ impl Status {
                 self.problems.extend(sight.problem);
             }
         }
-        let record = self.noted(Record::read(record::DIR)).flatten();
-        self.last_load = record.filter(|record| record.is_of_this_boot(host));
+        let record = self.noted(Record::read(record::DIR));
+        self.by_another = record.as_ref().is_some_and(Option::is_none);
+        self.last_load = record.flatten().filter(|record| record.is_of_this_boot(host));
         let header = self.header.as_ref().map(|header| header.place.0.start());
         self.last_load_in_force = self
             .last_load
@@ -224,7 +228,7 @@ impl Status {
             .and_then(|record| record.is_in_force(host, keeping.armed(), header, kcore.as_ref().ok()));
         let wanted = self.last_load.as_ref().filter(|_| self.last_load_in_force != Some(false));
         self.problems.extend(keeping.broken(wanted.map(|record| record.keeper)));
-        (self.kept_by, self.kept_current) = (Some(keeping.keeper()), Some(keeping.is_whole()));
+        (self.kept_by, self.kept_current) = (keeping.keeper(), keeping.is_whole());
         self.keeping = Some(keeping.line());
     }
 
@@ -241,7 +245,7 @@ impl Status {
         }];
         if let Some(record) = &self.last_load {
             lines.extend(self.image_lines(record));
-        } else if self.loaded == Some(true) {
+        } else if self.by_another {
             lines.push("  loaded by another program".to_owned());
         }
         lines.extend(self.problems.iter().map(|problem| format!("PROBLEM: {problem}")));
@@ -374,6 +378,7 @@ mod tests {
         let keeping = "kept current: by nobody";
         let status = Status {
             loaded: Some(true),
+            by_another: true,
             problems: vec!["it is not followed".to_owned()],
             keeping: Some(keeping.to_owned()),
             module: Some(Follower::from(&abi::Status::default())),

@@ -15,6 +15,8 @@ const CASES: &[Case] = &[
     (&["load", "--nope"], 1, "", "unexpected argument '--nope'"),
     (&["load", "--mem-min=zz"], 1, "", "invalid value 'zz' for '--mem-min <ADDRESS>'"),
     (&["load", "--hotplug=perhaps"], 1, "", "[possible values: never, auto, always]"),
+    (&["load", "--keep=perhaps"], 1, "", "[possible values: auto, native, module, reload]"),
+    (&["load", "--keep=auto", "--hotplug"], 1, "", "cannot be used with"),
     (&["load", "--initrd=x", "--no-initrd"], 1, "", "cannot be used with"),
     (&["load", "--command-line=x", "--reuse-cmdline"], 1, "", "cannot be used with"),
     (

@@ -1,4 +1,5 @@
-//! The man pages in docs/man are made from the definition of the command line.
+//! The man pages in docs/man are made from the definition of the command line; that of the kernel module from a text and the
+//! table of reasons.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -17,7 +18,39 @@ fn pages() -> BTreeMap<String, Vec<u8>> {
             clap_mangen::Man::new(command).section("8").render(&mut page).unwrap();
             (format!("{name}.8"), page)
         })
+        .chain([("hotdump-module.8".to_owned(), module_page().into_bytes())])
         .collect()
+}
+
+/// The page of the kernel module.
+fn module_page() -> String {
+    let reasons: Vec<String> = abi::Reason::ALL
+        .iter()
+        .map(|reason| format!("{}\n{}\n", *reason as u32, reason.text().replace('-', "\\-")))
+        .collect();
+    include_str!("hotdump-module.8.in").replace("@REASONS@", &reasons.join(".TP\n"))
+}
+
+/// What the module's sources define must be in its page.
+#[test]
+fn the_module_s_page_has_its_parameters_and_files() {
+    let shim = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../kmod/shim");
+    let source = std::fs::read_to_string(shim.join("main.c")).unwrap();
+    let parameters: Vec<&str> = source
+        .lines()
+        .filter_map(|line| {
+            line.strip_prefix("module_param_cb(").or_else(|| line.strip_prefix("module_param("))
+        })
+        .filter_map(|rest| rest.split(',').next())
+        .collect();
+    assert!(parameters.contains(&"memory"), "{parameters:?}");
+    let page = module_page();
+    for parameter in parameters {
+        assert!(page.contains(&format!("\n\\fB{parameter}\\fR\n")), "{parameter} is not in hotdump-module.8");
+    }
+    for file in [abi::DEVICE, "/sys/devices/system/memory/crash_hotplug"] {
+        assert!(page.contains(file), "{file} is not in hotdump-module.8");
+    }
 }
 
 #[test]

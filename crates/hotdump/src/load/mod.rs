@@ -302,11 +302,12 @@ impl Args {
             warn_unless(print(plan.describe()));
         }
         let done = if self.dry_run { Ok(None) } else { load_and_record(host, job, plan) };
-        let (crash_hotplug, nobody) = match done {
-            Ok(crash_hotplug) => (crash_hotplug, None),
-            Err(error) if self.puts_up_with(&error, means) => {
-                tell(format_args!("hotdump: warning: {error}"));
-                (None, Some(error.to_string()))
+        let (crash_hotplug, keeper, because) = match done {
+            Ok(crash_hotplug) => (crash_hotplug, choice.keeper, choice.because.clone()),
+            Err(error) if self.keep() == Keep::Auto => {
+                let (keeper, because) = puts_up_with(error, choice.keeper, means.kernel_can)?;
+                tell(format_args!("hotdump: warning: {because}"));
+                (None, keeper, Some(because))
             }
             Err(error) => return Err(error),
         };
@@ -317,8 +318,8 @@ impl Args {
             kernel: &job.kernel,
             initrd: job.initrd.as_deref(),
             cmdline: &job.cmdline,
-            keeper: if nobody.is_some() { Keeper::Nobody } else { choice.keeper },
-            keeper_because: nobody.as_deref().or(choice.because.as_deref()),
+            keeper,
+            keeper_because: because.as_deref(),
             crash_hotplug: crash_hotplug.map(Hotplug::from),
             plan: plan.facts(),
             warnings: plan.warnings(),
@@ -326,16 +327,21 @@ impl Args {
         report.print(self.json);
         Ok(exit::OK)
     }
+}
 
-    /// Whether an image that is loaded and not kept current will do: where the choice is left to us and nothing better is
-    /// to be had.
-    fn puts_up_with(&self, error: &LoadError, means: &Means) -> bool {
-        self.keep() == Keep::Auto
-            && match error {
-                LoadError::NotCurrent { .. } => true,
-                LoadError::NotFollowed(_) => !means.kernel_can,
-                _ => false,
-            }
+/// Who keeps an image current that is loaded, and not kept as it was to be, where the choice is left to us and nothing better
+/// is to be had; and what is wrong.
+///
+/// # Errors
+/// The same `error`, where it is another, or the kernel's own handler may do better than the module.
+fn puts_up_with(error: LoadError, keeper: Keeper, kernel_can: bool) -> Result<(Keeper, String), LoadError> {
+    match error {
+        LoadError::NotCurrent { found } if keeper == Keeper::Module => {
+            Ok((keeper, format!("only in part: {found}")))
+        }
+        LoadError::NotCurrent { found } => Ok((Keeper::Nobody, found)),
+        LoadError::NotFollowed(why) if !kernel_can => Ok((Keeper::Nobody, why.to_string())),
+        error => Err(error),
     }
 }
 
@@ -399,4 +405,55 @@ fn address(text: &str) -> Result<PhysAddr, std::num::ParseIntError> {
         None => text.parse(),
     };
     parsed.map(PhysAddr)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kexec::ModuleError;
+
+    #[test]
+    fn what_auto_puts_up_with() {
+        let part = || LoadError::NotCurrent { found: "the module does not follow CPUs".to_owned() };
+        let refused = || LoadError::NotFollowed(ModuleError::NotThere);
+        for (error, keeper, kernel_can, expected) in [
+            (
+                part(),
+                Keeper::Module,
+                true,
+                Some((Keeper::Module, "only in part: the module does not follow CPUs")),
+            ),
+            (part(), Keeper::Kernel, true, Some((Keeper::Nobody, "the module does not follow CPUs"))),
+            (refused(), Keeper::Module, false, Some((Keeper::Nobody, "the kernel module is not loaded"))),
+            // The kernel's own handler is better than nobody: another load is worth it.
+            (refused(), Keeper::Module, true, None),
+            (LoadError::CannotKeep(String::new()), Keeper::Module, false, None),
+        ] {
+            let what = error.to_string();
+            match (puts_up_with(error, keeper, kernel_can), expected) {
+                (Ok((keeper, because)), Some((wanted, part))) => {
+                    assert_eq!(keeper, wanted, "{what}");
+                    assert!(because.starts_with(part), "{because}");
+                }
+                (outcome, expected) => assert!(outcome.is_err() && expected.is_none(), "{what}: {outcome:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn hotplug_is_another_way_to_say_keep() {
+        use clap::{Args as _, FromArgMatches as _};
+        for (argument, keep) in [
+            (None, Keep::Reload),
+            (Some("--hotplug"), Keep::Native),
+            (Some("--hotplug=always"), Keep::Native),
+            (Some("--hotplug=auto"), Keep::Auto),
+            (Some("--hotplug=never"), Keep::Reload),
+            (Some("--keep=module"), Keep::Module),
+        ] {
+            let command = Args::augment_args(clap::Command::new("load"));
+            let matches = command.try_get_matches_from(["load"].into_iter().chain(argument)).unwrap();
+            assert_eq!(Args::from_arg_matches(&matches).unwrap().keep(), keep, "{argument:?}");
+        }
+    }
 }

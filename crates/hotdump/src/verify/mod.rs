@@ -25,8 +25,22 @@ use sight::Sight;
 pub(crate) use locate::Memory;
 pub(crate) use sight::{Source, look};
 
+const ABOUT: &str = "\
+A complete dump holds all memory that is in use and the registers of every CPU that is present. Memory that is plugged in and \
+offline (/sys/devices/system/memory) holds nothing: a header may name it, as the kernel's own handler does, or leave it out, \
+as hotdump's module does.
+
+The header is read out of the kernel's memory (/proc/kcore), by the kernel's own list of what is loaded; where that is closed or \
+hides its place, through the kernel module, which follows the header in force. Both are held against each other where both \
+can be had. The answer says which way it was (source in JSON).
+
+Whether a dump would still be complete after the next change is another question, answered beside it: who keeps the image \
+current (kept_by, kept_current), and a PROBLEM where the image was loaded to be kept current and is not (problems). The \
+exit code is about now.";
+
 /// Options of `hotdump verify`.
 #[derive(Debug, Clone, clap::Args)]
+#[command(after_long_help = ABOUT)]
 pub(crate) struct Args {
     /// Print the answer as JSON
     #[arg(long)]
@@ -40,7 +54,8 @@ pub(crate) struct Args {
 #[derive(Debug, Default, Serialize)]
 struct Answer {
     verdict: Verdict,
-    /// Who keeps the image current, whatever the verdict of this moment; none where no image is loaded.
+    /// Who keeps the image current, whatever the verdict of this moment; none where no image is loaded, or
+    /// where it cannot be told.
     kept_by: Option<Keeper>,
     /// Whether every change of CPUs and memory from now on is taken care of without another load.
     kept_current: Option<bool>,
@@ -250,8 +265,8 @@ impl Answer {
 
     /// Adds who keeps the image current; `wanted` is who was to, by the last load.
     fn kept(mut self, keeping: &Keeping, wanted: Option<Keeper>) -> Self {
-        self.kept_by = Some(keeping.keeper());
-        self.kept_current = Some(keeping.is_whole());
+        self.kept_by = keeping.keeper();
+        self.kept_current = keeping.is_whole();
         self.problems.extend(keeping.broken(wanted));
         self.keeping = Some(keeping.line());
         self
