@@ -5,6 +5,7 @@ use anyhow::Result;
 use crate::lab::Lab;
 
 mod flips;
+mod misuse;
 mod module;
 mod personality;
 mod refusals;
@@ -24,7 +25,16 @@ pub struct Scenario {
 
 /// All that fit into the time of a test.
 pub fn all() -> Vec<Scenario> {
-    [module::ALL, stores::ALL, rounds::ALL, refusals::ALL, flips::ALL, personality::ALL].concat()
+    [
+        module::ALL,
+        stores::ALL,
+        misuse::ALL,
+        rounds::ALL,
+        refusals::ALL,
+        flips::ALL,
+        personality::ALL,
+    ]
+    .concat()
 }
 
 /// Those that take longer, to be asked for by name.
