@@ -11,6 +11,7 @@ mod personality;
 mod refusals;
 mod rounds;
 mod stores;
+mod storm;
 
 /// A story that must come true.
 #[derive(Clone, Copy)]
@@ -29,6 +30,7 @@ pub fn all() -> Vec<Scenario> {
         module::ALL,
         stores::ALL,
         misuse::ALL,
+        storm::ALL,
         rounds::ALL,
         refusals::ALL,
         flips::ALL,
@@ -39,7 +41,7 @@ pub fn all() -> Vec<Scenario> {
 
 /// Those that take longer, to be asked for by name.
 pub fn long() -> Vec<Scenario> {
-    stores::LONG.to_vec()
+    [stores::LONG, storm::LONG].concat()
 }
 
 /// The scenario of this name.
