@@ -28,11 +28,13 @@ struct hd_cpu {
  * The core, for the shim. Those of the first group must not run at the same time as each other and may sleep; those
  * of the second may run any time, in any context but NMI.
  */
-int hd_core_arm(struct hotdump_arm *arm);
+int hd_core_arm(struct hotdump_arm *arm, u32 wanted, u64 loads_before);
 void hd_core_drop(void);
 s64 hd_core_read(u64 offset, u8 *to, u64 size);
 
 u32 hd_core_disarm(u32 reason);
+u32 hd_core_loaded(void);
+u64 hd_core_loads(void);
 u32 hd_core_memory(u32 what, u64 start, u64 end);
 u32 hd_core_cpu(u32 cpu);
 u32 hd_core_unfollow(u32 follow);
@@ -47,11 +49,11 @@ void hd_unmap(void *mapped);
 void *hd_alloc(u64 size);
 void hd_free(void *allocated);
 u32 hd_in_reservation(u64 start, u64 end);
-u32 hd_image_loaded(void);
 s64 hd_ram(struct hotdump_range *ranges, u64 room);
 s64 hd_cpus(struct hd_cpu *cpus, u64 room);
-void hd_say(const u8 *text, u64 size);
+void hd_gone(u32 reason, u32 is_stale, const u8 *text, u64 size);
 
+u32 hd_image_loaded(void);
 u64 hd_lock(void);
 void hd_unlock(u64 flags);
 u64 hd_direct_map(void);

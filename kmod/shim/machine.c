@@ -20,8 +20,8 @@
 #include "shim.h"
 
 /*
- * A load by another program runs into it from a kprobe: it must not sleep, with PREEMPT_RT either, and must not be
- * held by what the probe interrupted.
+ * A load by another program runs into it from ftrace, wherever that is in the kernel: it must not sleep, with
+ * PREEMPT_RT either.
  */
 static DEFINE_RAW_SPINLOCK(core_lock);
 
@@ -48,11 +48,6 @@ u64 hd_now(void)
 u64 hd_time(void)
 {
 	return ktime_get_real_seconds();
-}
-
-void hd_say(const u8 *text, u64 size)
-{
-	pr_info("hotdump: %.*s\n", (int)size, text);
 }
 
 void *hd_alloc(u64 size)

@@ -6,6 +6,8 @@
  */
 #include <linux/capability.h>
 #include <linux/fs.h>
+#include <linux/kernel.h>
+#include <linux/kobject.h>
 #include <linux/miscdevice.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
@@ -25,10 +27,13 @@ bool hd_cpus_too = HOTDUMP_CPUS;
 /* A switch turned off lets go of what it is for; turned on, it counts from the next arming on. */
 static int set_switch(const char *value, const struct kernel_param *param)
 {
-	int error = param_set_bool(value, param);
+	int error;
 
+	mutex_lock(&slow_mutex);
+	error = param_set_bool(value, param);
 	if (!error && !*(bool *)param->arg)
 		hd_let_go(hd_core_unfollow(param->arg == &hd_memory ? HOTDUMP_FOLLOW_MEMORY : HOTDUMP_FOLLOW_CPUS));
+	mutex_unlock(&slow_mutex);
 	return error;
 }
 
@@ -69,12 +74,51 @@ void hd_let_go(u32 is_over)
 		schedule_work(&drop_work);
 }
 
-static u32 wanted(void)
+static struct miscdevice device;
+/* Guarded by slow_mutex: whether the device is there, for uevents to come from. */
+static bool has_device;
+
+/* Tells user space, which can load again at once where it has to. Under slow_mutex. */
+static void tell(char *state, u32 reason, u32 is_stale)
 {
-	return (READ_ONCE(hd_memory) ? HOTDUMP_FOLLOW_MEMORY : 0) | (READ_ONCE(hd_cpus_too) ? HOTDUMP_FOLLOW_CPUS : 0);
+	char reason_text[32], stale_text[32];
+	char *variables[] = { state, reason_text, stale_text, NULL };
+
+	snprintf(reason_text, sizeof(reason_text), HOTDUMP_UEVENT_REASON "=%u", reason);
+	snprintf(stale_text, sizeof(stale_text), HOTDUMP_UEVENT_STALE "=%u", is_stale);
+	if (has_device)
+		kobject_uevent_env(&device.this_device->kobj, KOBJ_CHANGE, variables);
 }
 
-static int arm(struct hotdump_arm __user *user)
+void hd_gone(u32 reason, u32 is_stale, const u8 *text, u64 size)
+{
+	pr_info_ratelimited("hotdump: follows the crash image no longer: %.*s\n", (int)size, text);
+	tell(HOTDUMP_UEVENT_STATE "=" HOTDUMP_UEVENT_DISARMED, reason, is_stale);
+}
+
+static void say_armed(const struct hotdump_arm *request)
+{
+	static const char *const names[] = {
+		[0] = "nothing any more",
+		[HOTDUMP_FOLLOW_MEMORY] = "memory",
+		[HOTDUMP_FOLLOW_CPUS] = "CPUs",
+		[HOTDUMP_FOLLOW_MEMORY | HOTDUMP_FOLLOW_CPUS] = "memory and CPUs",
+	};
+	struct hotdump_status now = {};
+
+	hd_core_status(&now);
+	pr_info_ratelimited("hotdump: follows %s in the crash header at %#llx, %u of %u entries free\n",
+			    names[request->follow], request->header.start, now.free_slots,
+			    now.free_slots + now.used_slots);
+	tell(HOTDUMP_UEVENT_STATE "=" HOTDUMP_UEVENT_ARMED, HOTDUMP_REASON_NONE, 0);
+}
+
+static u32 wanted(void)
+{
+	return (hd_memory ? HOTDUMP_FOLLOW_MEMORY : 0) | (hd_cpus_too ? HOTDUMP_FOLLOW_CPUS : 0);
+}
+
+static int arm(struct hotdump_arm __user *user, u64 loads_before)
 {
 	struct hotdump_arm *request = memdup_user(user, sizeof(*request));
 	int error;
@@ -90,15 +134,15 @@ static int arm(struct hotdump_arm __user *user)
 		request->reason = HOTDUMP_REASON_NO_HOOK;
 		error = -EOPNOTSUPP;
 	} else {
-		/* What nobody knows is for the core to refuse. */
-		request->follow &= wanted() | ~(HOTDUMP_FOLLOW_MEMORY | HOTDUMP_FOLLOW_CPUS);
 		mutex_lock(&slow_mutex);
-		error = hd_core_arm(request);
+		error = hd_core_arm(request, wanted(), loads_before);
+		if (!error)
+			say_armed(request);
 		mutex_unlock(&slow_mutex);
 	}
 	if (copy_to_user(user, request, sizeof(*request)) && !error) {
 		/* The loader does not learn that it worked. */
-		hd_let_go(hd_core_disarm(HOTDUMP_REASON_BAD_REQUEST));
+		hd_let_go(hd_core_disarm(HOTDUMP_REASON_ASKED));
 		error = -EFAULT;
 	}
 	kfree(request);
@@ -117,7 +161,7 @@ static long device_ioctl(struct file *file, unsigned int command, unsigned long 
 {
 	switch (command) {
 	case HOTDUMP_ARM:
-		return arm((void __user *)argument);
+		return arm((void __user *)argument, (unsigned long)file->private_data);
 	case HOTDUMP_DISARM:
 		hd_let_go(hd_core_disarm(HOTDUMP_REASON_ASKED));
 		flush_work(&drop_work);
@@ -129,9 +173,13 @@ static long device_ioctl(struct file *file, unsigned int command, unsigned long 
 	}
 }
 
+/* Who is to load and then to arm opens the device first: a file remembers how many loads there were until then. */
 static int device_open(struct inode *inode, struct file *file)
 {
-	return capable(CAP_SYS_BOOT) ? nonseekable_open(inode, file) : -EPERM;
+	if (!capable(CAP_SYS_BOOT))
+		return -EPERM;
+	file->private_data = (void *)(unsigned long)hd_core_loads();
+	return nonseekable_open(inode, file);
 }
 
 static ssize_t device_read(struct file *file, char __user *to, size_t size, loff_t *offset)
@@ -177,7 +225,10 @@ static int __init hotdump_init(void)
 	error = hd_follow();
 	if (error)
 		goto unhook;
+	mutex_lock(&slow_mutex);
 	error = misc_register(&device);
+	has_device = !error;
+	mutex_unlock(&slow_mutex);
 	if (error)
 		goto unfollow;
 	hd_add_nodes();
@@ -192,8 +243,13 @@ unhook:
 static void __exit hotdump_exit(void)
 {
 	hd_remove_nodes();
+	/* Nobody has the device open, or the module could not go: nobody arms. User space is told while there is a device. */
+	hd_let_go(hd_core_disarm(HOTDUMP_REASON_UNLOADING));
+	flush_work(&drop_work);
+	mutex_lock(&slow_mutex);
+	has_device = false;
+	mutex_unlock(&slow_mutex);
 	misc_deregister(&device);
-	hd_core_disarm(HOTDUMP_REASON_UNLOADING);
 	hd_unfollow();
 	hd_unhook();
 	/* Nobody is left who could arm, let go or read. */

@@ -29,6 +29,15 @@ pub fn c_header(out: &mut impl fmt::Write) -> fmt::Result {
     writeln!(out, "#define HOTDUMP_FOLLOW_MEMORY {}", crate::FOLLOW_MEMORY)?;
     writeln!(out, "#define HOTDUMP_FOLLOW_CPUS {}", crate::FOLLOW_CPUS)?;
     writeln!(out, "#define HOTDUMP_MAX_EXCLUDED {}", crate::MAX_EXCLUDED)?;
+    for (name, text) in [
+        ("STATE", crate::UEVENT_STATE),
+        ("ARMED", crate::UEVENT_ARMED),
+        ("DISARMED", crate::UEVENT_DISARMED),
+        ("REASON", crate::UEVENT_REASON),
+        ("STALE", crate::UEVENT_STALE),
+    ] {
+        writeln!(out, "#define HOTDUMP_UEVENT_{name} \"{text}\"")?;
+    }
     for reason in crate::Reason::ALL {
         write!(out, "#define HOTDUMP_REASON")?;
         upper_case(out, reason.name())?;

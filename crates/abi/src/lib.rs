@@ -14,10 +14,26 @@ pub use header::c_header;
 pub use reason::Reason;
 
 /// Version of this interface. Both ends must have the same.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The module's device. Reading it gives the bytes of the armed crash header as they are in reserved memory.
+///
+/// Whoever loads an image opens the device *before*, and arms through that file: the module refuses where more than one
+/// load came to its end since the file was opened, so it cannot take another program's image for the requester's.
 pub const DEVICE: &str = "/dev/hotdump";
+
+/// Variable of the `change` uevents that the device sends when an image is armed or let go: [`UEVENT_ARMED`] or
+/// [`UEVENT_DISARMED`]. A udev rule for the latter is
+/// `ACTION=="change", SUBSYSTEM=="misc", KERNEL=="hotdump", ENV{HOTDUMP}=="disarmed"`.
+pub const UEVENT_STATE: &str = "HOTDUMP";
+/// [`UEVENT_STATE`]: an image is followed from now on.
+pub const UEVENT_ARMED: &str = "armed";
+/// [`UEVENT_STATE`]: none is any more; [`UEVENT_REASON`] says why.
+pub const UEVENT_DISARMED: &str = "disarmed";
+/// Variable of the uevent: the [`Reason`]'s number, decimal.
+pub const UEVENT_REASON: &str = "HOTDUMP_REASON";
+/// Variable of the uevent: 1 where the image has to be loaded again ([`Reason::is_stale`]), else 0.
+pub const UEVENT_STALE: &str = "HOTDUMP_STALE";
 
 /// [`Arm::follow`]: memory that comes and goes.
 pub const FOLLOW_MEMORY: u32 = 1;
@@ -95,7 +111,7 @@ structure! {
         follow: u32, "__u32" "";
         /// Number of ranges in `excluded`.
         excluded_count: u32, "__u32" "";
-        /// RAM that a dump shall not hold: low memory, the reservations.
+        /// RAM that a dump shall not hold: low memory, the reservations. Lowest first; the header lies in one of them.
         excluded: [Range; MAX_EXCLUDED], "struct hotdump_range" "[HOTDUMP_MAX_EXCLUDED]";
         /// Answer: a [`Reason`] where arming failed.
         reason: u32, "__u32" "";
@@ -127,19 +143,19 @@ structure! {
         header: Range, "struct hotdump_range" "";
         /// The followed image's random name.
         identity: [u8; 16], "__u8" "[16]";
-        /// Memory events since the module was loaded.
+        /// Memory events that a followed image took, since the module was loaded.
         memory_events: u64, "__u64" "";
-        /// CPU events since the module was loaded.
+        /// CPU events that a followed image took, since the module was loaded.
         cpu_events: u64, "__u64" "";
         /// Stores to the header since the module was loaded.
         stores: u64, "__u64" "";
         /// Changes that the machine had gone through between planning and arming.
         reconciled: u64, "__u64" "";
-        /// Nanoseconds that the last event took.
+        /// Nanoseconds that the last of these events took, with the wait for others.
         last_ns: u64, "__u64" "";
-        /// Nanoseconds that the slowest event took.
+        /// Nanoseconds that the slowest of these events took.
         slowest_ns: u64, "__u64" "";
-        /// When the last event was, in seconds since 1970; 0 if there was none.
+        /// When the last of these events was, in seconds since 1970; 0 if there was none.
         last_time: u64, "__u64" "";
     }
 }

@@ -48,7 +48,7 @@ reasons! {
     /// Addresses are not in a crash reservation.
     OutsideReservation = 10, "the image does not lie in the crash kernel's reservation";
     /// Addresses do not start or end where they must.
-    Misaligned = 11, "the crash header's place is not whole pages, or too large";
+    Misaligned = 11, "the crash header is not whole pages or no size for one, or the image's identity no two whole words";
     /// The identity lies in the header.
     Overlap = 12, "the image's identity lies in the crash header";
     /// The header does not parse.
@@ -61,17 +61,25 @@ reasons! {
     NoHook = 16, "this kernel lets the module not see loads of other programs";
     /// CPUs and memory came and went all the time.
     Restless = 17, "CPUs or memory come and go too fast to begin: try again";
-    /// Something in the request makes no sense.
-    BadRequest = 18, "the request is malformed";
+    /// What is to be followed, or the list of what a dump leaves out, makes no sense.
+    BadRequest = 18, "the request asks for nothing that is known, or its list of ranges is out of order";
     /// Following is switched off by the module's parameters.
     SwitchedOff = 19, "switched off by the module's parameters";
     /// The kernel is locked down.
     Lockdown = 20, "the kernel is locked down";
+    /// A dump would hold the image itself.
+    NotExcluded = 21, "the crash image is not among the memory that a dump leaves out";
 }
 
 impl Reason {
     /// The reason with this code.
     pub fn from_code(code: u32) -> Option<Self> {
         Self::ALL.iter().copied().find(|reason| *reason as u32 == code)
+    }
+
+    /// Whether the module let go because of what it found, or could not do, at a change of the machine: the image may
+    /// still be loaded, its header is whole, but lacks that change. Only a new load helps.
+    pub fn is_stale(self) -> bool {
+        matches!(self, Self::Changed | Self::NotOurs | Self::Full | Self::Update)
     }
 }

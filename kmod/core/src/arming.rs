@@ -3,13 +3,139 @@
 use abi::{Arm, FOLLOW_CPUS, FOLLOW_MEMORY, Reason};
 use elfcorehdr::{Header, Machine, PhysAddr, PhysRange};
 
-use crate::{Cpu, Excluded};
+use crate::{Cpu, Excluded, Image, Live, Moment, State};
 
 /// Pages are this large.
 const PAGE: u64 = 4096;
 
 /// Most bytes that a header has room for: all slots that one can count, in whole pages.
 const MAX_HEADER: u64 = (elfcorehdr::size_for(elfcorehdr::MAX_ENTRIES) as u64).next_multiple_of(PAGE);
+
+// Numbers of Linux's errors, the same on all architectures that we know.
+const EAGAIN: i32 = 11;
+const ENOMEM: i32 = 12;
+const EBUSY: i32 = 16;
+const ENODEV: i32 = 19;
+const EINVAL: i32 = 22;
+
+/// Why an image was not armed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// The kernel's number for the error.
+    pub errno: i32,
+    /// The reason as the loader gets it.
+    pub reason: Reason,
+    /// What was found in its place; 0 if there is nothing to tell.
+    pub found: u32,
+}
+
+impl From<Reason> for Refused {
+    fn from(reason: Reason) -> Self {
+        let errno = match reason {
+            Reason::AlreadyArmed | Reason::OtherLoad => EBUSY,
+            Reason::NotLoaded => ENODEV,
+            Reason::NoMemory => ENOMEM,
+            Reason::Restless => EAGAIN,
+            _ => EINVAL,
+        };
+        Self { errno, reason, found: 0 }
+    }
+}
+
+/// What arming needs of the kernel. All may sleep but [`Kernel::locked`].
+pub trait Kernel<'m> {
+    /// The image in reserved memory.
+    type Live: Live;
+    /// A list of memory.
+    type Ram: AsRef<[abi::Range]>;
+
+    /// Whether all of a range lies in a crash reservation.
+    fn in_reservation(&self, range: PhysRange) -> bool;
+    /// Whether a crash image is loaded.
+    fn is_loaded(&self) -> bool;
+    /// Maps the image, reads its header, and gets all memory that following it will need.
+    ///
+    /// # Errors
+    /// Why it cannot be followed.
+    fn open(&self, request: &Request) -> Result<Image<'m, Self::Live>, Refused>;
+    /// The machine's memory that is in use, lowest first.
+    ///
+    /// # Errors
+    /// There is no memory for the list.
+    fn ram(&self) -> Result<Self::Ram, Refused>;
+    /// Runs `work` on the state while nobody else can. It must not sleep.
+    fn locked<R>(&self, work: impl FnOnce(&mut State<'m, Self::Live>) -> R) -> R;
+    /// Frees what an image held that is not followed any more.
+    fn drop_dead(&self);
+}
+
+/// Follows the image that `request` names. `wanted` is what may be followed at all, `loads_before` what
+/// [`State::loads`] was when the requester, still to load, opened the device. Gives what is followed.
+///
+/// Nothing is written before all is checked, nor where it is refused.
+///
+/// # Errors
+/// Why it is not.
+pub fn arm<'m, K: Kernel<'m>>(
+    kernel: &K,
+    request: &Arm,
+    wanted: u32,
+    loads_before: u64,
+) -> Result<u32, Refused> {
+    let checked = check(request, wanted)?;
+    kernel.drop_dead();
+    // From here on every load or unload is noticed, so what is found now stays true or the arming fails.
+    let begin = |state: &mut State<'m, K::Live>| match state.loads().wrapping_sub(loads_before) {
+        _ if state.is_armed() => Err(Reason::AlreadyArmed),
+        0 | 1 => Ok(state.moment()),
+        _ => Err(Reason::OtherLoad),
+    };
+    let start = kernel.locked(begin)?;
+    if !kernel.in_reservation(checked.header) || !kernel.in_reservation(checked.identity_at) {
+        return Err(Reason::OutsideReservation.into());
+    }
+    if checked.excluded.pieces(checked.header).next().is_some() {
+        return Err(Reason::NotExcluded.into());
+    }
+    if !kernel.is_loaded() {
+        return Err(Reason::NotLoaded.into());
+    }
+    // What is left in it is dropped here: that may sleep.
+    let mut image = Some(kernel.open(&checked)?);
+    kernel.locked(|state| state.arm(&mut image, request.header, request.identity, start))?;
+    if let Err(refused) = catch_up(kernel) {
+        kernel.locked(|state| state.disarm(refused.reason));
+        kernel.drop_dead();
+        return Err(refused);
+    }
+    Ok(kernel.locked(|state| state.follows()))
+}
+
+/// Brings the header up to the machine: what happened since it was planned, and what happens meanwhile.
+fn catch_up<'m, K: Kernel<'m>>(kernel: &K) -> Result<(), Refused> {
+    /// One more is needed for each event that comes between: more than any machine has in the time.
+    const TRIES: usize = 64;
+    for _ in 0..TRIES {
+        let then = kernel.locked(|state| state.moment());
+        let ram = kernel.ram()?;
+        if reconcile(kernel, ram.as_ref(), then)? && kernel.locked(|state| state.settle(then)) {
+            return Ok(());
+        }
+    }
+    Err(Reason::Restless.into())
+}
+
+/// `Ok(false)` if something happened since `then`.
+fn reconcile<'m, K: Kernel<'m>>(kernel: &K, ram: &[abi::Range], then: Moment) -> Result<bool, Refused> {
+    let (cpus, coming) = kernel.locked(|state| (state.image().map_or(0, Image::cpus), state.coming()));
+    let steps = Steps::new(ram).chain(coming.map(Step::Add)).chain((0..cpus).map(Step::Point));
+    for step in steps {
+        if !kernel.locked(|state| state.reconcile(then, step))? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
 
 /// A request that makes sense as far as it can be seen without looking at the image.
 #[derive(Clone, Copy, Debug)]
@@ -18,36 +144,43 @@ pub struct Request {
     pub header: PhysRange,
     /// Where the identity is.
     pub identity_at: PhysRange,
+    /// The identity, as two words of memory.
+    pub identity: [u64; 2],
     /// RAM that a dump shall not hold.
     pub excluded: Excluded,
+    /// What is to be followed.
+    pub follow: u32,
 }
 
-/// Holds a request against the rules.
+/// Holds a request against the rules; `wanted` is what may be followed at all.
 ///
 /// # Errors
 /// Why it cannot be.
-pub fn check(request: &Arm) -> Result<Request, Reason> {
+pub fn check(request: &Arm, wanted: u32) -> Result<Request, Reason> {
     if request.version != abi::VERSION || request.size as usize != size_of::<Arm>() {
         return Err(Reason::Version);
     }
     if request.follow & !(FOLLOW_MEMORY | FOLLOW_CPUS) != 0 {
         return Err(Reason::BadRequest);
     }
-    if request.follow == 0 {
+    let follow = request.follow & wanted;
+    if follow == 0 {
         return Err(Reason::SwitchedOff);
     }
-    let (start, end) = (PhysAddr(request.header.start), PhysAddr(request.header.end));
-    let header = PhysRange::new(start, end).filter(|header| header.len() <= MAX_HEADER && !header.is_empty());
+    let header = PhysRange::new(PhysAddr(request.header.start), PhysAddr(request.header.end));
+    let header = header.filter(|header| !header.is_empty() && header.len() <= MAX_HEADER);
     let header = header.filter(|header| header.start().is_aligned(PAGE) && header.end().is_aligned(PAGE));
     let header = header.ok_or(Reason::Misaligned)?;
     let identity_at = PhysRange::from_len(PhysAddr(request.identity_at), request.identity.len() as u64);
-    // It is read in two words.
     let identity_at = identity_at.filter(|at| at.start().is_aligned(8)).ok_or(Reason::Misaligned)?;
     if identity_at.overlaps(header) {
         return Err(Reason::Overlap);
     }
     let excluded = request.excluded.get(..request.excluded_count as usize).and_then(Excluded::new);
-    Ok(Request { header, identity_at, excluded: excluded.ok_or(Reason::BadRequest)? })
+    let excluded = excluded.ok_or(Reason::BadRequest)?;
+    let (low, high) = request.identity.split_at(8);
+    let word = |bytes: &[u8]| bytes.first_chunk().copied().map_or(0, u64::from_ne_bytes);
+    Ok(Request { header, identity_at, identity: [word(low), word(high)], excluded, follow })
 }
 
 /// Whether the notes of these CPUs, the possible ones in order, can be followed in `header`: it has a note for each, and
@@ -86,6 +219,8 @@ pub enum Step {
     Add(PhysRange),
     /// The dump holds nothing of this.
     Remove(PhysRange),
+    /// The note in this slot, one of a CPU, points at that CPU's save area.
+    Point(usize),
 }
 
 impl<'a> Steps<'a> {

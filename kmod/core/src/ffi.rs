@@ -10,7 +10,7 @@ use abi::{Arm, FOLLOW_CPUS, Reason, Status};
 use elfcorehdr::update::{Index, Node, Store, Width};
 use elfcorehdr::{PhysAddr, PhysRange};
 
-use crate::arming::{self, Step, Steps};
+use crate::arming::{self, Kernel, Refused, Request};
 use crate::{Cpu, Image, Live, Memory, State};
 
 unsafe extern "C" {
@@ -22,7 +22,7 @@ unsafe extern "C" {
     safe fn hd_image_loaded() -> u32;
     fn hd_ram(ranges: *mut abi::Range, room: u64) -> i64;
     fn hd_cpus(cpus: *mut Cpu, room: u64) -> i64;
-    fn hd_say(text: *const u8, size: u64);
+    fn hd_gone(reason: u32, is_stale: u32, text: *const u8, size: u64);
     safe fn hd_lock() -> u64;
     fn hd_unlock(flags: u64);
     safe fn hd_direct_map() -> u64;
@@ -37,13 +37,6 @@ unsafe extern "C" {
 fn panicked(_: &PanicInfo<'_>) -> ! {
     hd_core_must_not_panic()
 }
-
-// Numbers of Linux's errors, the same on all architectures that we know.
-const EAGAIN: i32 = 11;
-const ENOMEM: i32 = 12;
-const EBUSY: i32 = 16;
-const ENODEV: i32 = 19;
-const EINVAL: i32 = 22;
 
 /// Memory of the kernel's, zeroed, of `len` values for which zeros are one.
 struct Allocated<T> {
@@ -72,9 +65,9 @@ impl<T: Zeroable> Allocated<T> {
     fn new(len: usize) -> Result<Self, Refused> {
         // One byte more: vzalloc refuses a size of 0.
         let size = len.checked_mul(size_of::<T>()).and_then(|size| size.checked_add(1));
-        let size = size.ok_or(Refused::NO_MEMORY)? as u64;
+        let size = size.ok_or(Reason::NoMemory)? as u64;
         // SAFETY: any size may be asked for; the memory is page-aligned and zeroed.
-        let first = NonNull::new(unsafe { hd_alloc(size) }.cast()).ok_or(Refused::NO_MEMORY)?;
+        let first = NonNull::new(unsafe { hd_alloc(size) }.cast()).ok_or(Reason::NoMemory)?;
         Ok(Self { first, len })
     }
 
@@ -90,6 +83,13 @@ impl<T: Zeroable> Allocated<T> {
     unsafe fn leak(&mut self) -> &'static mut [T] {
         // SAFETY: as for `as_mut`; the lifetime is the caller's promise.
         unsafe { core::slice::from_raw_parts_mut(self.first.as_ptr(), self.len) }
+    }
+}
+
+impl<T> AsRef<[T]> for Allocated<T> {
+    fn as_ref(&self) -> &[T] {
+        // SAFETY: the memory is ours, holds `len` values, and `self` is borrowed as long as the slice.
+        unsafe { core::slice::from_raw_parts(self.first.as_ptr(), self.len) }
     }
 }
 
@@ -110,7 +110,7 @@ impl Mapped {
     fn new(range: PhysRange) -> Result<Self, Refused> {
         // SAFETY: the range was found to lie in a reservation, which is RAM that nobody else uses.
         let first = unsafe { hd_map(range.start().0, range.len()) };
-        let first = NonNull::new(first).ok_or(Refused::NO_MEMORY)?;
+        let first = NonNull::new(first).ok_or(Reason::NoMemory)?;
         Ok(Self { first, len: range.len() as usize })
     }
 
@@ -169,6 +169,10 @@ impl Live for Reserved {
         hd_stored();
     }
 
+    fn is_loaded(&self) -> bool {
+        hd_image_loaded() != 0
+    }
+
     fn is_ours(&self) -> bool {
         [self.identity_at.word(0), self.identity_at.word(8)] == self.identity
     }
@@ -191,39 +195,91 @@ fn locked<R>(work: impl FnOnce(&mut State<'static, Reserved>) -> R) -> R {
     result
 }
 
-/// Why an image was not armed.
-struct Refused {
-    errno: i32,
-    reason: Reason,
-    found: u32,
-}
+/// The kernel, by way of the shim.
+struct Shim;
 
-impl Refused {
-    const NO_MEMORY: Self = Self { errno: ENOMEM, reason: Reason::NoMemory, found: 0 };
-}
+impl Kernel<'static> for Shim {
+    type Live = Reserved;
+    type Ram = Allocated<abi::Range>;
 
-impl From<Reason> for Refused {
-    fn from(reason: Reason) -> Self {
-        let errno = match reason {
-            Reason::AlreadyArmed | Reason::OtherLoad => EBUSY,
-            Reason::NotLoaded => ENODEV,
-            Reason::NoMemory => ENOMEM,
-            Reason::Restless => EAGAIN,
-            _ => EINVAL,
+    fn in_reservation(&self, range: PhysRange) -> bool {
+        hd_in_reservation(range.start().0, range.end().0) != 0
+    }
+
+    fn is_loaded(&self) -> bool {
+        hd_image_loaded() != 0
+    }
+
+    fn open(&self, request: &Request) -> Result<Image<'static, Reserved>, Refused> {
+        let header = Mapped::new(request.header)?;
+        let identity_at = Mapped::new(request.identity_at)?;
+        let mut shadow = Allocated::<u8>::new(header.len)?;
+        for (at, bytes) in shadow.as_mut().chunks_exact_mut(8).enumerate() {
+            bytes.copy_from_slice(&header.word(at * 8).to_ne_bytes());
+        }
+        let mut nodes = Allocated::<Node>::new(Index::nodes_for(header.len))?;
+        let mut cpus = possible_cpus()?;
+        let follow_cpus = request.follow & FOLLOW_CPUS != 0
+            && arming::may_follow_cpus(shadow.as_mut(), cpus.as_mut(), |range| self.in_reservation(range));
+        // SAFETY: the slices go into the image; the memory goes into its `Reserved`, which is dropped with it.
+        let (shadow_slice, nodes_slice, cpus_slice) = unsafe { (shadow.leak(), nodes.leak(), cpus.leak()) };
+        let live = Reserved {
+            header,
+            identity_at,
+            identity: request.identity,
+            _shadow: shadow,
+            _nodes: nodes,
+            _cpus: cpus,
         };
-        Self { errno, reason, found: 0 }
+        let mut image =
+            Image::new(live, shadow_slice, nodes_slice, request.excluded, hd_direct_map(), request.follow)?;
+        if follow_cpus {
+            image.follow_cpus(cpus_slice);
+        }
+        Ok(image)
+    }
+
+    fn ram(&self) -> Result<Allocated<abi::Range>, Refused> {
+        // SAFETY: nothing is written to no room.
+        let mut room = unsafe { hd_ram(ptr::null_mut(), 0) };
+        // More may come between; then once more.
+        loop {
+            let mut ranges = Allocated::new(usize::try_from(room).unwrap_or(0).saturating_add(16))?;
+            // SAFETY: there is room for so many.
+            let found = unsafe { hd_ram(ranges.first.as_ptr(), ranges.len as u64) };
+            let found_len = usize::try_from(found).unwrap_or(0);
+            if found_len <= ranges.len {
+                ranges.len = found_len;
+                return Ok(ranges);
+            }
+            room = found;
+        }
+    }
+
+    fn locked<R>(&self, work: impl FnOnce(&mut State<'static, Reserved>) -> R) -> R {
+        locked(work)
+    }
+
+    fn drop_dead(&self) {
+        let (dead, reason) = locked(|state| (state.take_dead(), state.reason()));
+        if dead.is_some() {
+            let text = reason.text();
+            // SAFETY: the text is there for as many bytes.
+            unsafe { hd_gone(reason as u32, u32::from(reason.is_stale()), text.as_ptr(), text.len() as u64) };
+        }
     }
 }
 
-/// Follows the image that `request` names.
+/// Follows the image that `request` names. `wanted` is what may be followed at all, `loads_before` what `hd_core_loads`
+/// gave before the image was loaded.
 ///
 /// # Safety
 /// `request` points to a request that nobody else uses. May sleep; not to be run twice at a time.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn hd_core_arm(request: *mut Arm) -> i32 {
+unsafe extern "C" fn hd_core_arm(request: *mut Arm, wanted: u32, loads_before: u64) -> i32 {
     // SAFETY: the caller's promise.
     let request = unsafe { &mut *request };
-    match arm(request) {
+    match arming::arm(&Shim, request, wanted, loads_before) {
         Ok(follow) => {
             request.follow = follow;
             0
@@ -234,60 +290,6 @@ unsafe extern "C" fn hd_core_arm(request: *mut Arm) -> i32 {
             -refused.errno
         }
     }
-}
-
-fn in_reservation(range: PhysRange) -> bool {
-    hd_in_reservation(range.start().0, range.end().0) != 0
-}
-
-fn arm(request: &Arm) -> Result<u32, Refused> {
-    let checked = arming::check(request)?;
-    if !in_reservation(checked.header) || !in_reservation(checked.identity_at) {
-        return Err(Reason::OutsideReservation.into());
-    }
-    drop_dead();
-    let start = locked(|state| if state.is_armed() { None } else { Some(state.moment()) });
-    let start = start.ok_or(Reason::AlreadyArmed)?;
-    if hd_image_loaded() == 0 {
-        return Err(Reason::NotLoaded.into());
-    }
-    // What is left in it is dropped here: that may sleep.
-    let mut image = Some(open(request, &checked)?);
-    locked(|state| state.arm(&mut image, request.header, request.identity, start))?;
-    let outcome = reconcile();
-    if let Err(refused) = &outcome {
-        locked(|state| state.disarm(refused.reason));
-        drop_dead();
-    }
-    outcome?;
-    Ok(locked(|state| state.follows()))
-}
-
-/// Maps the image, reads its header, and gets all memory that following it will need.
-fn open(request: &Arm, checked: &arming::Request) -> Result<Image<'static, Reserved>, Refused> {
-    let header = Mapped::new(checked.header)?;
-    let identity_at = Mapped::new(checked.identity_at)?;
-    let mut shadow = Allocated::<u8>::new(header.len)?;
-    for (at, bytes) in shadow.as_mut().chunks_exact_mut(8).enumerate() {
-        bytes.copy_from_slice(&header.word(at * 8).to_ne_bytes());
-    }
-    let mut nodes = Allocated::<Node>::new(Index::nodes_for(header.len))?;
-    let mut cpus = possible_cpus()?;
-    let follow_cpus = request.follow & FOLLOW_CPUS != 0
-        && arming::may_follow_cpus(shadow.as_mut(), cpus.as_mut(), in_reservation);
-    // SAFETY: the slices go into the image; the memory goes into its `Reserved`, which is dropped with it.
-    let (shadow_slice, nodes_slice, cpus_slice) = unsafe { (shadow.leak(), nodes.leak(), cpus.leak()) };
-    let (low, high) = request.identity.split_at(8);
-    let half = |bytes: &[u8]| bytes.first_chunk().copied().map_or(0, u64::from_ne_bytes);
-    let identity = [half(low), half(high)];
-    let live = Reserved { header, identity_at, identity, _shadow: shadow, _nodes: nodes, _cpus: cpus };
-    let image =
-        Image::new(live, shadow_slice, nodes_slice, checked.excluded, hd_direct_map(), request.follow);
-    let mut image = image.map_err(|(reason, found)| Refused { errno: EINVAL, reason, found })?;
-    if follow_cpus {
-        image.follow_cpus(cpus_slice);
-    }
-    Ok(image)
 }
 
 /// The possible CPUs; none where the kernel does not tell where their notes are.
@@ -302,78 +304,12 @@ fn possible_cpus() -> Result<Allocated<Cpu>, Refused> {
     Ok(cpus)
 }
 
-/// The machine's memory, lowest first.
-fn ram() -> Result<Allocated<abi::Range>, Refused> {
-    // SAFETY: nothing is written to no room.
-    let mut room = unsafe { hd_ram(ptr::null_mut(), 0) };
-    // More may come between; then once more.
-    loop {
-        let mut ranges = Allocated::new(usize::try_from(room).unwrap_or(0).saturating_add(16))?;
-        // SAFETY: there is room for so many.
-        let found = unsafe { hd_ram(ranges.first.as_ptr(), ranges.len as u64) };
-        let found_len = usize::try_from(found).unwrap_or(0);
-        if found_len <= ranges.len {
-            ranges.len = found_len;
-            return Ok(ranges);
-        }
-        room = found;
-    }
-}
-
-/// Brings the header up to the machine: what happened since it was planned, and what happens meanwhile.
-fn reconcile() -> Result<u32, Refused> {
-    /// One more is needed for each event that comes between: more than any machine has in the time.
-    const TRIES: usize = 64;
-    for _ in 0..TRIES {
-        let then = locked(|state| state.moment());
-        let mut ram = ram()?;
-        if steps(ram.as_mut(), then)? && notes(then)? && locked(|state| state.settle(then)) {
-            return Ok(0);
-        }
-        // Let go meanwhile?
-        locked(|state| if state.is_armed() { Ok(()) } else { Err(state.reason()) })?;
-    }
-    Err(Reason::Restless.into())
-}
-
-fn steps(ram: &[abi::Range], then: crate::Moment) -> Result<bool, Refused> {
-    for step in Steps::new(ram) {
-        let change = |image: &mut Image<'static, Reserved>| match step {
-            Step::Add(range) => image.add(range),
-            Step::Remove(range) => image.remove(range),
-        };
-        if !locked(|state| state.reconcile(then, change))? {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
-fn notes(then: crate::Moment) -> Result<bool, Refused> {
-    let cpus = locked(|state| state.image().map_or(0, Image::cpus));
-    for slot in 0..cpus {
-        if !locked(|state| state.reconcile(then, |image| image.point(slot)))? {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
 /// Frees what an image held that is not followed any more, and says why.
 ///
 /// May sleep; not to be run twice at a time, nor with `hd_core_arm` or `hd_core_read`.
 #[unsafe(no_mangle)]
 extern "C" fn hd_core_drop() {
-    drop_dead();
-}
-
-fn drop_dead() {
-    let (dead, reason) = locked(|state| (state.take_dead(), state.reason()));
-    if dead.is_some() {
-        let text = reason.text();
-        // SAFETY: the text is there for as many bytes.
-        unsafe { hd_say(text.as_ptr(), text.len() as u64) };
-    }
+    Shim.drop_dead();
 }
 
 /// Copies bytes of the followed header, as they are in reserved memory. Gives their number.
@@ -387,7 +323,7 @@ unsafe extern "C" fn hd_core_read(offset: u64, to: *mut u8, size: u64) -> i64 {
         let mapped = &image.live().header;
         Some((mapped.first, mapped.len))
     });
-    let Some((first, len)) = header else { return -i64::from(ENODEV) };
+    let Some((first, len)) = header else { return -i64::from(Refused::from(Reason::NotLoaded).errno) };
     let offset = usize::try_from(offset).unwrap_or(usize::MAX).min(len);
     let size = usize::try_from(size).unwrap_or(usize::MAX).min(len - offset);
     for at in 0..size {
@@ -402,6 +338,18 @@ unsafe extern "C" fn hd_core_read(offset: u64, to: *mut u8, size: u64) -> i64 {
 extern "C" fn hd_core_disarm(reason: u32) -> u32 {
     let reason = Reason::from_code(reason).unwrap_or(Reason::Asked);
     locked(|state| u32::from(state.disarm(reason)))
+}
+
+/// A load, by anybody, came to its end. 1 if an image was let go over it.
+#[unsafe(no_mangle)]
+extern "C" fn hd_core_loaded() -> u32 {
+    locked(|state| u32::from(state.loaded()))
+}
+
+/// How many loads came to their end so far.
+#[unsafe(no_mangle)]
+extern "C" fn hd_core_loads() -> u64 {
+    locked(|state| state.loads())
 }
 
 /// Memory comes or goes. 1 if the image was let go over it.
@@ -430,8 +378,11 @@ fn timed(event: impl FnOnce(&mut State<'static, Reserved>) -> bool) -> u32 {
     let start = hd_now();
     let time = hd_time();
     locked(|state| {
+        let taken = state.taken();
         let is_over = event(state);
-        state.took(hd_now().wrapping_sub(start), time);
+        if state.taken() != taken {
+            state.took(hd_now().wrapping_sub(start), time);
+        }
         u32::from(is_over)
     })
 }

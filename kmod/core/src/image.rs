@@ -4,7 +4,8 @@ use abi::{FOLLOW_CPUS, FOLLOW_MEMORY, Reason};
 use elfcorehdr::update::{Change, Index, Node, Store, UpdateError};
 use elfcorehdr::{EHDR_SIZE, Header, PhysAddr, PhysRange};
 
-use crate::Excluded;
+use crate::arming::{Refused, Step};
+use crate::pieces::{Excluded, Pieces};
 
 /// The image in reserved memory.
 pub trait Live {
@@ -12,6 +13,8 @@ pub trait Live {
     fn word(&self, offset: usize) -> u64;
     /// Does one store, whole, and keeps it before all later ones.
     fn store(&mut self, store: Store);
+    /// Whether any crash image is loaded.
+    fn is_loaded(&self) -> bool;
     /// Whether the image still carries the identity that it was armed with.
     fn is_ours(&self) -> bool;
 }
@@ -41,8 +44,8 @@ pub struct Cpu {
     pub note: u64,
 }
 
-/// A crash header that is kept true. It is written only while the image carries its identity, and the bytes to be
-/// changed, and the file header, are those of the shadow.
+/// A crash header that is kept true. It is written only while an image is loaded and carries this one's identity, and
+/// the bytes to be changed, and the file header, are those of the shadow.
 #[derive(Debug)]
 pub struct Image<'m, L> {
     live: L,
@@ -70,18 +73,23 @@ impl<'m, L: Live> Image<'m, L> {
         excluded: Excluded,
         direct_map: u64,
         follow: u32,
-    ) -> Result<Self, (Reason, u32)> {
+    ) -> Result<Self, Refused> {
         if !live.is_ours() {
-            return Err((Reason::NotOurs, 0));
+            return Err(Reason::NotOurs.into());
         }
-        let index = Index::rebuild(shadow, nodes).map_err(|error| match error {
-            UpdateError::Header(parse) => (Reason::BadHeader, parse.offset as u32),
-            UpdateError::SlotNotZero { slot } => (Reason::BadHeader, elfcorehdr::size_for(slot) as u32),
-            _ => (Reason::BadHeader, 0),
+        let index = Index::rebuild(shadow, nodes).map_err(|error| {
+            let found = match error {
+                UpdateError::Header(parse) => parse.offset as u32,
+                UpdateError::SlotNotZero { slot } | UpdateError::Overlap { slot, .. } => {
+                    elfcorehdr::size_for(slot) as u32
+                }
+                _ => 0,
+            };
+            Refused { found, ..Reason::BadHeader.into() }
         })?;
         // Nothing of ours copies memory aside on the machines that we know: such an entry would name wrong content.
         if let Some(at) = Header::parse(shadow).ok().and_then(|header| header.first_copied()) {
-            return Err((Reason::BadHeader, at as u32));
+            return Err(Refused { found: at as u32, ..Reason::BadHeader.into() });
         }
         Ok(Self { live, shadow, index, cpus: &[], excluded, direct_map, follow: follow & FOLLOW_MEMORY })
     }
@@ -118,8 +126,11 @@ impl<'m, L: Live> Image<'m, L> {
         (Index::nodes_for(self.shadow.len()).saturating_sub(free), free)
     }
 
-    /// Whether the image is ours and its file header as last written.
-    pub fn check(&self) -> Result<(), Reason> {
+    /// Whether the image is loaded, ours, and its file header as last written.
+    pub(crate) fn check(&self) -> Result<(), Reason> {
+        if !self.live.is_loaded() {
+            return Err(Reason::NotLoaded);
+        }
         if !self.live.is_ours() {
             return Err(Reason::NotOurs);
         }
@@ -132,38 +143,33 @@ impl<'m, L: Live> Image<'m, L> {
     }
 
     /// Takes an event of memory. Gives the number of stores.
-    ///
-    /// # Errors
-    /// Why the image is not to be followed any more.
-    pub fn memory(&mut self, what: Memory, range: PhysRange) -> Result<u64, Reason> {
-        if self.follow & FOLLOW_MEMORY == 0 {
-            return Ok(0);
-        }
+    pub(crate) fn memory(&mut self, what: Memory, range: PhysRange) -> Result<u64, Reason> {
         self.check()?;
         match what {
             Memory::Comes | Memory::Came | Memory::Stays => self.add(range),
-            Memory::Gone => self.apply(Change::Remove(range)),
+            Memory::Gone => self.remove(range),
         }
     }
 
     /// Takes the event that a CPU comes. Gives the number of stores.
-    ///
-    /// # Errors
-    /// Why the image is not to be followed any more.
-    pub fn cpu(&mut self, cpu: u32) -> Result<u64, Reason> {
-        if self.follow & FOLLOW_CPUS == 0 {
-            return Ok(0);
-        }
+    pub(crate) fn cpu(&mut self, cpu: u32) -> Result<u64, Reason> {
         self.check()?;
         let slot = self.cpus.binary_search_by_key(&cpu, |known| known.cpu).map_err(|_| Reason::Update)?;
         self.point(slot)
     }
 
-    /// Has the header name what of `range` a dump holds, and nothing else of it. Gives the number of stores.
-    ///
-    /// # Errors
-    /// Why the image is not to be followed any more.
-    pub fn add(&mut self, range: PhysRange) -> Result<u64, Reason> {
+    /// Takes a step towards what the machine is; memory in `coming` is not taken out. Gives the number of stores.
+    pub(crate) fn reconcile(&mut self, step: Step, coming: Option<PhysRange>) -> Result<u64, Reason> {
+        self.check()?;
+        match step {
+            Step::Add(range) => self.add(range),
+            Step::Remove(range) => Pieces::of(range, coming.as_slice()).map(|piece| self.remove(piece)).sum(),
+            Step::Point(slot) => self.point(slot),
+        }
+    }
+
+    /// Has the header name what of `range` a dump holds, and nothing else of it.
+    fn add(&mut self, range: PhysRange) -> Result<u64, Reason> {
         let mut stores = 0;
         let mut past = range.start();
         let excluded = self.excluded;
@@ -177,23 +183,16 @@ impl<'m, L: Live> Image<'m, L> {
     }
 
     fn remove_between(&mut self, start: PhysAddr, end: PhysAddr) -> Result<u64, Reason> {
-        let range = PhysRange::new(start, end).filter(|range| !range.is_empty());
-        range.map_or(Ok(0), |range| self.remove(range))
+        PhysRange::new(start, end).map_or(Ok(0), |range| self.remove(range))
     }
 
-    /// Has the header name nothing of `range`. Gives the number of stores.
-    ///
-    /// # Errors
-    /// Why the image is not to be followed any more.
-    pub fn remove(&mut self, range: PhysRange) -> Result<u64, Reason> {
-        self.apply(Change::Remove(range))
+    /// Has the header name nothing of `range`.
+    fn remove(&mut self, range: PhysRange) -> Result<u64, Reason> {
+        if range.is_empty() { Ok(0) } else { self.apply(Change::Remove(range)) }
     }
 
-    /// Points the note in `slot`, one of a CPU, at that CPU's save area. Gives the number of stores.
-    ///
-    /// # Errors
-    /// Why the image is not to be followed any more.
-    pub fn point(&mut self, slot: usize) -> Result<u64, Reason> {
+    /// Points the note in `slot`, one of a CPU, at that CPU's save area.
+    fn point(&mut self, slot: usize) -> Result<u64, Reason> {
         let cpu = self.cpus.get(slot).ok_or(Reason::Update)?;
         self.apply(Change::SetNote { slot, paddr: PhysAddr(cpu.note) })
     }

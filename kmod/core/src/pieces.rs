@@ -30,7 +30,7 @@ impl Excluded {
 
     /// What of `range` a dump holds, lowest first.
     pub fn pieces(&self, range: PhysRange) -> Pieces<'_> {
-        Pieces { excluded: &self.ranges, rest: range }
+        Pieces::of(range, &self.ranges)
     }
 }
 
@@ -39,6 +39,13 @@ impl Excluded {
 pub struct Pieces<'a> {
     excluded: &'a [PhysRange],
     rest: PhysRange,
+}
+
+impl<'a> Pieces<'a> {
+    /// The parts of `range` that are in none of `excluded`, which is in order and without overlap.
+    pub(crate) fn of(range: PhysRange, excluded: &'a [PhysRange]) -> Self {
+        Self { excluded, rest: range }
+    }
 }
 
 impl Iterator for Pieces<'_> {

@@ -3,6 +3,7 @@
 use abi::{FOLLOW_CPUS, FOLLOW_MEMORY, Reason, Status};
 use elfcorehdr::PhysRange;
 
+use crate::arming::Step;
 use crate::image::{Image, Live, Memory};
 
 /// The module's state: the image, if there is one, and what happened so far. Who uses it sees to it that nobody else
@@ -15,9 +16,16 @@ pub struct State<'m, L> {
     reason: Reason,
     header: abi::Range,
     identity: [u8; 16],
+    /// Memory that will be used from now on, of which it was not said yet that it is, or is not in the end.
+    coming: Option<PhysRange>,
+    /// All events, followed or not.
+    events: u64,
+    /// Loads that came to their end.
+    loads: u64,
+    /// Beginnings and ends of loads, and lettings go.
+    breaks: u64,
     memory_events: u64,
     cpu_events: u64,
-    loads: u64,
     stores: u64,
     reconciled: u64,
     last_ns: u64,
@@ -29,7 +37,7 @@ pub struct State<'m, L> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment {
     events: u64,
-    loads: u64,
+    breaks: u64,
 }
 
 impl<L> Default for State<'_, L> {
@@ -48,9 +56,12 @@ impl<'m, L> State<'m, L> {
             reason: Reason::None,
             header: abi::Range { start: 0, end: 0 },
             identity: [0; 16],
+            coming: None,
+            events: 0,
+            loads: 0,
+            breaks: 0,
             memory_events: 0,
             cpu_events: 0,
-            loads: 0,
             stores: 0,
             reconciled: 0,
             last_ns: 0,
@@ -81,13 +92,29 @@ impl<'m, L> State<'m, L> {
 
     /// This moment.
     pub fn moment(&self) -> Moment {
-        Moment { events: self.memory_events.wrapping_add(self.cpu_events), loads: self.loads }
+        Moment { events: self.events, breaks: self.breaks }
+    }
+
+    /// Loads, by anybody, that came to their end since the module is there.
+    pub fn loads(&self) -> u64 {
+        self.loads
+    }
+
+    /// Memory that is on its way: the kernel may use it already, and does not list it as used yet.
+    pub fn coming(&self) -> Option<PhysRange> {
+        self.coming
+    }
+
+    /// A load came to its end: what is loaded now is not what was armed. Whether an image was let go over it.
+    pub fn loaded(&mut self) -> bool {
+        self.loads = self.loads.wrapping_add(1);
+        self.disarm(Reason::OtherLoad)
     }
 
     /// Lets go of the image: nothing is written to it any more. Whether there was one.
     pub fn disarm(&mut self, reason: Reason) -> bool {
         // Somebody else's load counts even where nothing is armed: an arming that is under way must not go on.
-        self.loads = self.loads.wrapping_add(1);
+        self.breaks = self.breaks.wrapping_add(1);
         let was_armed = core::mem::take(&mut self.armed);
         self.settled = false;
         if was_armed {
@@ -112,7 +139,7 @@ impl<'m, L: Live> State<'m, L> {
         if self.armed || self.image.is_some() {
             return Err(Reason::AlreadyArmed);
         }
-        if self.loads != then.loads {
+        if self.breaks != then.breaks {
             return Err(Reason::OtherLoad);
         }
         self.image = image.take();
@@ -121,24 +148,20 @@ impl<'m, L: Live> State<'m, L> {
         Ok(())
     }
 
-    /// Changes the image as part of bringing it up to date. `Ok(false)` if something happened since `then`.
+    /// Takes a step of bringing the image up to date. `Ok(false)` if something happened since `then`.
     ///
     /// # Errors
     /// Why it is not followed any more.
-    pub fn reconcile(
-        &mut self,
-        then: Moment,
-        change: impl FnOnce(&mut Image<'m, L>) -> Result<u64, Reason>,
-    ) -> Result<bool, Reason> {
+    pub fn reconcile(&mut self, then: Moment, step: Step) -> Result<bool, Reason> {
         let now = self.moment();
         let image = self.image.as_mut().filter(|_| self.armed).ok_or(self.reason)?;
         if now != then {
             return Ok(false);
         }
-        match image.check().and_then(|()| change(image)) {
+        match image.reconcile(step, self.coming) {
             Ok(stores) => {
-                self.stores += stores;
-                self.reconciled += u64::from(stores != 0);
+                self.stores = self.stores.wrapping_add(stores);
+                self.reconciled = self.reconciled.wrapping_add(u64::from(stores != 0));
                 Ok(true)
             }
             Err(reason) => {
@@ -156,18 +179,27 @@ impl<'m, L: Live> State<'m, L> {
 
     /// Takes an event of memory. Whether the image was let go.
     pub fn memory(&mut self, what: Memory, range: PhysRange) -> bool {
-        self.memory_events = self.memory_events.wrapping_add(1);
-        self.event(|image| image.memory(what, range))
+        match what {
+            Memory::Comes => self.coming = Some(range),
+            Memory::Came | Memory::Gone => {
+                self.coming = self.coming.filter(|coming| !coming.overlaps(range));
+            }
+            Memory::Stays => {}
+        }
+        self.event(FOLLOW_MEMORY, |image| image.memory(what, range))
     }
 
     /// Takes the event that a CPU comes. Whether the image was let go.
     pub fn cpu(&mut self, cpu: u32) -> bool {
-        self.cpu_events = self.cpu_events.wrapping_add(1);
-        self.event(|image| image.cpu(cpu))
+        self.event(FOLLOW_CPUS, |image| image.cpu(cpu))
     }
 
-    fn event(&mut self, take: impl FnOnce(&mut Image<'m, L>) -> Result<u64, Reason>) -> bool {
-        let Some(image) = self.image.as_mut().filter(|_| self.armed) else { return false };
+    fn event(&mut self, kind: u32, take: impl FnOnce(&mut Image<'m, L>) -> Result<u64, Reason>) -> bool {
+        self.events = self.events.wrapping_add(1);
+        let image = self.image.as_mut().filter(|image| self.armed && image.follow() & kind != 0);
+        let Some(image) = image else { return false };
+        let count = if kind == FOLLOW_MEMORY { &mut self.memory_events } else { &mut self.cpu_events };
+        *count = count.wrapping_add(1);
         match take(image) {
             Ok(stores) => {
                 self.stores = self.stores.wrapping_add(stores);
@@ -177,7 +209,12 @@ impl<'m, L: Live> State<'m, L> {
         }
     }
 
-    /// Notes how long an event took, in nanoseconds, and when it was, in seconds since 1970.
+    /// Events that a followed image took.
+    pub fn taken(&self) -> u64 {
+        self.memory_events.wrapping_add(self.cpu_events)
+    }
+
+    /// Notes how long such an event took, in nanoseconds, and when it was, in seconds since 1970.
     pub fn took(&mut self, ns: u64, time: u64) {
         self.last_ns = ns;
         self.slowest_ns = self.slowest_ns.max(ns);
