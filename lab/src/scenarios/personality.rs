@@ -3,9 +3,9 @@
 use anyhow::{Context, Result, bail, ensure};
 
 use super::scenarios;
-use crate::cache::KernelLine::{self, V6_1, V6_12};
+use crate::cache::KernelLine::{V6_1, V6_12};
 use crate::guest::Guest;
-use crate::lab::{BUSYBOX_CAPTURE, Lab};
+use crate::lab::{BUSYBOX_CAPTURE, Lab, Plan};
 
 #[path = "../../../crates/hotdump/tests/personality_case/mod.rs"]
 mod personality_case;
@@ -14,7 +14,7 @@ use personality_case::{Case, table};
 scenarios! {
     personality: "kexec command lines mean to hotdump what they mean to kexec-tools",
     personality_unreserved: "the same without a crash reservation",
-    personality_6_1: "the same without crash hotplug",
+    personality_6_1: "the same without crash hotplug, then with the module",
 }
 
 const THEIRS: &str = "/usr/sbin/kexec";
@@ -22,38 +22,46 @@ const OURS: &str = "/opt/hotdump/kexec";
 const CMDLINE: &str = "console=ttyS0 panic=-1 nr_cpus=1 reset_devices irqpoll acpi_no_memhotplug";
 
 fn personality(lab: &Lab, name: &str) -> Result<()> {
-    run_cases(lab, name, V6_12, Some("256M"), &["any", "empty", "loaded", "hotplug"])
+    let mut guest = boot(lab.guest(name, V6_12)?.busybox_capture())?;
+    run_cases(&mut guest, &["any", "empty", "loaded", "hotplug"])
 }
 
 fn personality_unreserved(lab: &Lab, name: &str) -> Result<()> {
-    run_cases(lab, name, V6_12, None, &["unreserved"])
+    let mut guest = boot(lab.guest(name, V6_12)?.busybox_capture().no_crashkernel())?;
+    run_cases(&mut guest, &["unreserved"])
 }
 
 fn personality_6_1(lab: &Lab, name: &str) -> Result<()> {
-    run_cases(lab, name, V6_1, Some("256M"), &["no-hotplug"])
+    let mut guest = boot(super::module::plan(lab, name, V6_1)?.busybox_capture())?;
+    run_cases(&mut guest, &["no-hotplug", "unkept"])?;
+    guest.run(["insmod", super::module::MODULE])?.ok()?;
+    run_cases(&mut guest, &["module"])?;
+    // What hotdump loaded last by `--hotplug` must be followed.
+    let kernel = format!("/boot/vmlinuz-{}", guest.kernel.release);
+    guest.run([OURS, "--hotplug", "-p", &kernel, &format!("--initrd={BUSYBOX_CAPTURE}")])?.ok()?;
+    let status = super::module::status(&mut guest)?;
+    ensure!(status["armed"] == true, "the module does not follow what was loaded with --hotplug: {status}");
+    Ok(())
 }
 
-/// Runs the cases for machines in one of `states`.
-fn run_cases(
-    lab: &Lab,
-    name: &str,
-    line: KernelLine,
-    reservation: Option<&str>,
-    states: &[&str],
-) -> Result<()> {
-    let plan = lab.guest(name, line)?.busybox_capture();
-    let plan = reservation.map_or(plan.clone().no_crashkernel(), |value| plan.crashkernel(value));
+/// Boots a guest with all that the cases need.
+fn boot(plan: Plan<'_>) -> Result<Guest> {
     let mut guest = plan.boot()?;
     guest.shell("mkdir -p /opt/hotdump && ln -s /usr/bin/hotdump /opt/hotdump/kexec")?.ok()?;
     guest
         .shell("head -c 102400 /dev/zero > /tmp/garbage; head -c 65536 /boot/vmlinuz-* > /tmp/truncated")?
         .ok()?;
+    Ok(guest)
+}
+
+/// Runs the cases for machines in one of `states`.
+fn run_cases(guest: &mut Guest, states: &[&str]) -> Result<()> {
     let cases: Vec<Case> = table().into_iter().filter(|case| states.contains(&case.state.as_str())).collect();
     ensure!(!cases.is_empty(), "no case for {states:?}");
     let mut faults = Vec::new();
     for case in &cases {
         for program in [THEIRS, OURS] {
-            if let Some(fault) = run_case(&mut guest, case, program)? {
+            if let Some(fault) = run_case(guest, case, program)? {
                 guest.say(&fault);
                 faults.push(fault);
             }
@@ -73,7 +81,8 @@ fn run_cases(
 
 fn run_case(guest: &mut Guest, case: &Case, program: &str) -> Result<Option<String>> {
     if case.state != "unreserved" {
-        bring_to(guest, if case.state == "loaded" { "loaded" } else { "empty" })?;
+        let is_loaded = ["loaded", "unkept", "module"].contains(&case.state.as_str());
+        bring_to(guest, if is_loaded { "loaded" } else { "empty" })?;
     }
     let kernel = format!("/boot/vmlinuz-{}", guest.kernel.release);
     let fill = |text: &str| {
