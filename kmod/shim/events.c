@@ -3,7 +3,7 @@
  * What happens to memory and CPUs, normalised. No notifier ever fails an event.
  */
 #include <linux/cpuhotplug.h>
-#include <linux/math.h>
+#include <linux/kernel.h>
 #include <linux/memory.h>
 #include <linux/mm.h>
 #include <linux/notifier.h>
