@@ -9,37 +9,59 @@ use std::thread;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::debian::{self, Apt};
+use crate::debug_kernel;
 
 /// A line of Debian kernels; the one that its suite has at the time of the fetch stands for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KernelLine {
+    /// Debian 11: the oldest that the module is for.
+    V5_10,
     /// Debian 12: no crash hotplug.
     V6_1,
     /// Debian 13: crash hotplug.
     V6_12,
     /// Debian unstable.
     V7,
+    /// Debian 13's source with checks for faults switched on, see [`debug_kernel`].
+    Debug,
 }
 
 impl KernelLine {
-    /// Every line, oldest first.
+    /// The lines that scenarios boot and every fetch brings, oldest first. The others come when they are asked for.
     pub const ALL: [KernelLine; 3] = [KernelLine::V6_1, KernelLine::V6_12, KernelLine::V7];
 
-    /// The name of its place in the cache.
+    const EVERY: [KernelLine; 5] =
+        [KernelLine::V5_10, KernelLine::V6_1, KernelLine::V6_12, KernelLine::V7, KernelLine::Debug];
+
+    /// Its name on the command line and of its place in the cache.
     pub fn name(self) -> &'static str {
-        match self {
-            KernelLine::V6_1 => "6.1",
-            KernelLine::V6_12 => "6.12",
-            KernelLine::V7 => "7",
-        }
+        self.names().0
+    }
+
+    /// The line of this [name](KernelLine::name).
+    pub fn of_name(name: &str) -> Result<KernelLine> {
+        let known = KernelLine::EVERY.map(KernelLine::name).join(", ");
+        let found = KernelLine::EVERY.into_iter().find(|line| line.name() == name);
+        found.with_context(|| format!("there is no kernel line {name}: {known} are"))
     }
 
     /// The suite of Debian that it comes from.
     fn suite(self) -> &'static str {
+        self.names().1
+    }
+
+    fn release_prefix(self) -> &'static str {
+        self.names().2
+    }
+
+    /// Its own name, that of its suite, and how its releases begin.
+    fn names(self) -> (&'static str, &'static str, &'static str) {
         match self {
-            KernelLine::V6_1 => "bookworm",
-            KernelLine::V6_12 => "trixie",
-            KernelLine::V7 => "sid",
+            KernelLine::V5_10 => ("5.10", "bullseye", "5.10."),
+            KernelLine::V6_1 => ("6.1", "bookworm", "6.1."),
+            KernelLine::V6_12 => ("6.12", "trixie", "6.12."),
+            KernelLine::V7 => ("7", "sid", "7."),
+            KernelLine::Debug => ("debug", "trixie", "6.12."),
         }
     }
 }
@@ -103,7 +125,7 @@ impl Cache {
         let root = self.kernel_dir(line);
         ensure!(
             root.exists(),
-            "kernel {} is not in {}: run `cargo xtask fetch`",
+            "kernel {0} is not in {1}: run `cargo xtask fetch {0}`",
             line.name(),
             self.dir.display()
         );
@@ -124,8 +146,7 @@ impl Cache {
     /// Fetches what is missing; with `refresh` everything, as new as Debian has it. Without network it works as
     /// long as nothing is missing.
     pub fn fetch(&self, refresh: bool, say: &(dyn Fn(String) + Sync)) -> Result<()> {
-        let lock = File::create(self.dir.join("lock"))?;
-        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)?;
+        let _one_at_a_time = self.lock()?;
         let fetched = thread::scope(|scope| {
             let fetch = |line| scope.spawn(move || self.fetch_kernel(line, refresh, say));
             let running = KernelLine::ALL.map(fetch);
@@ -149,6 +170,12 @@ impl Cache {
         Ok(())
     }
 
+    /// Fetches one line, also one that is not among [`KernelLine::ALL`], or builds it: that takes long.
+    pub fn fetch_line(&self, line: KernelLine, refresh: bool, say: &(dyn Fn(String) + Sync)) -> Result<()> {
+        let _one_at_a_time = self.lock()?;
+        self.fetch_kernel(line, refresh, say)
+    }
+
     fn fetch_kernel(&self, line: KernelLine, refresh: bool, say: &(dyn Fn(String) + Sync)) -> Result<()> {
         let whole = |kernel: Kernel| kernel.root.join(&kernel.headers()[1..]).exists().then_some(kernel);
         let had = if refresh { None } else { self.kernel(line).ok().and_then(whole) };
@@ -156,18 +183,28 @@ impl Cache {
             kernel
         } else {
             say(format!("kernel {}: fetching it from {}, with its compiler", line.name(), line.suite()));
-            install(&self.kernel_dir(line), |new| {
-                debian::make_root(line.suite(), &PACKAGES, new)?;
-                prepare_kernel(new)?;
-                let release = Kernel::in_dir(line, new)?.release;
-                let prefix = format!("{}.", line.name());
-                ensure!(release.starts_with(&prefix), "{} now has {release}", line.suite());
-                Ok(())
-            })?;
+            let target = self.kernel_dir(line);
+            if line == KernelLine::Debug {
+                let new = debug_kernel::build(&target, line.suite(), say)?;
+                prepare_kernel(&new)?;
+                put_in_place(&new, &target)?;
+            } else {
+                install(&target, |new| {
+                    debian::make_root(line.suite(), &PACKAGES, new)?;
+                    prepare_kernel(new)
+                })?;
+            }
             self.kernel(line)?
         };
         say(format!("kernel {}: {}", line.name(), kernel.release));
         Ok(())
+    }
+
+    /// Held while something is fetched: other source trees share the cache.
+    fn lock(&self) -> Result<File> {
+        let lock = File::create(self.dir.join("lock"))?;
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)?;
+        Ok(lock)
     }
 }
 
@@ -176,6 +213,13 @@ impl Kernel {
         for entry in fs::read_dir(root.join("boot"))? {
             let name = entry?.file_name();
             if let Some(release) = name.to_string_lossy().strip_prefix("vmlinuz-") {
+                let is_of_line = release.starts_with(line.release_prefix());
+                ensure!(
+                    is_of_line,
+                    "{} is no longer where {} comes from: it has {release}",
+                    line.suite(),
+                    line.name()
+                );
                 return Ok(Kernel { line, release: release.into(), root: root.into() });
             }
         }
@@ -189,10 +233,14 @@ fn install(target: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> 
         target.with_file_name(format!("new-{}", target.file_name().unwrap_or_default().to_string_lossy()));
     debian::recreate(&new)?;
     fill(&new)?;
+    put_in_place(&new, target)
+}
+
+fn put_in_place(new: &Path, target: &Path) -> Result<()> {
     if target.exists() {
         fs::remove_dir_all(target)?;
     }
-    fs::rename(&new, target).with_context(|| format!("putting {} in place", target.display()))
+    fs::rename(new, target).with_context(|| format!("putting {} in place", target.display()))
 }
 
 /// Gives a root's kernel one layout (the image in `boot`), and its module index.
@@ -253,4 +301,18 @@ fn keep_needed_libraries(root: &Path) -> Result<()> {
     fs::rename(kept.join("usr"), root.join("usr"))?;
     fs::remove_dir(kept)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::KernelLine;
+
+    #[test]
+    fn lines_by_name() {
+        for line in KernelLine::EVERY {
+            assert_eq!(KernelLine::of_name(line.name()).unwrap(), line);
+        }
+        let unknown = KernelLine::of_name("6.2").unwrap_err().to_string();
+        assert!(unknown.contains("6.12, 7, debug"), "{unknown}");
+    }
 }

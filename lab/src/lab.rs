@@ -25,6 +25,8 @@ pub struct Lab {
     pub dist: PathBuf,
     /// Where guests' files go, a directory each.
     pub dir: PathBuf,
+    /// The line whose kernel is booted whichever a scenario asks for.
+    pub instead: Option<KernelLine>,
 }
 
 impl Lab {
@@ -40,18 +42,30 @@ impl Lab {
             hotdump: hotdump.exists().then_some(hotdump),
             busybox: busybox.context("busybox is missing: install busybox-static (`cargo xtask setup`)")?,
         };
-        Ok(Lab { sources, dist, dir: root.join("target/lab") })
+        Ok(Lab { sources, dist, dir: root.join("target/lab"), instead: None })
+    }
+
+    /// The kernel of `line`, or of [the one that stands in](Lab::instead) for all.
+    pub fn kernel(&self, line: KernelLine) -> Result<Kernel> {
+        self.sources.cache.kernel(self.instead.unwrap_or(line))
     }
 
     /// Describes a guest with the newest kernel of `line`. `name` names its directory and its progress lines.
     pub fn guest(&self, name: &str, line: KernelLine) -> Result<Plan<'_>> {
-        let kernel = self.sources.cache.kernel(line)?;
+        let kernel = self.kernel(line)?;
+        let mut hardware = Hardware::default();
+        let mut crashkernel = "256M";
+        if kernel.line == KernelLine::Debug {
+            // An eighth of the memory keeps book of the rest, and what is freed is held back.
+            hardware.memory *= 2;
+            crashkernel = "512M";
+        }
         let plan = Plan {
             lab: self,
             name: name.into(),
             kernel,
-            hardware: Hardware::default(),
-            crashkernel: Some("256M".into()),
+            hardware,
+            crashkernel: Some(crashkernel.into()),
             cmdline: Vec::new(),
             busybox_capture: false,
             extra: Vec::new(),

@@ -34,6 +34,7 @@ pub mod archive;
 pub mod cache;
 pub mod check;
 pub mod debian;
+pub mod debug_kernel;
 pub mod dump;
 pub mod files;
 pub mod guest;

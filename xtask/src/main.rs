@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use lab::cache::Cache;
+use lab::cache::{Cache, KernelLine};
 use lab::lab::Lab;
-use lab::scenarios;
+use lab::scenarios::{self, Scenario};
 
 const USAGE: &str = "\
 usage: cargo xtask COMMAND
@@ -23,11 +23,17 @@ usage: cargo xtask COMMAND
   setup                install the Debian packages that are missing (as root or by sudo)
   fetch [--refresh]    download kernels with headers and compilers, and kexec-tools, into the cache;
                        --refresh: newer ones, if there are
+  fetch LINE [--refresh]
+                       one kernel; also those that are not in a plain fetch: 5.10 and debug
+  debug-kernel         = fetch debug: build a kernel with KASAN, lockdep and checks of atomic sleep (an hour of a CPU)
   build [--arch ARCH]  the static program: target/dist/ARCH/hotdump
   module KDIR [--arch ARCH]
                        the kernel module: target/dist/ARCH/RELEASE/hotdump.ko; KDIR: kernel headers or build folder
   demo                 one round, told to a person
   lab [SCENARIO...]    run these scenarios; without names, list them; `all` runs all but the long ones
+  lab --kernel LINE SCENARIO...
+                       the same with this kernel in every guest: 5.10, 6.1, 6.12, 7 or debug, as in
+                       `HOTDUMP_LAB_PATIENCE=4 cargo xtask lab --kernel debug module_6_1`
   bench load           guest time of hotdump load beside that of kexec-tools
   test                 format, lints, docs, unit tests, all scenarios
 
@@ -52,6 +58,9 @@ fn run(words: &[&str]) -> Result<()> {
         ["setup"] => setup::run(),
         ["fetch"] => fetch(false),
         ["fetch", "--refresh"] => fetch(true),
+        ["fetch", line] => fetch_line(line, false).map(drop),
+        ["fetch", line, "--refresh"] => fetch_line(line, true).map(drop),
+        ["debug-kernel"] => fetch_line(KernelLine::Debug.name(), false).map(drop),
         ["build"] => programs::build("x86_64"),
         ["build", "--arch", arch] => programs::build(arch),
         ["module", kdir] => module("x86_64", kdir),
@@ -67,13 +76,14 @@ fn run(words: &[&str]) -> Result<()> {
             }
             Ok(())
         }
+        ["lab", "--kernel", line, names @ ..] if !names.is_empty() => {
+            let wanted = find(names)?;
+            let instead = Some(fetch_line(line, false)?);
+            lab::runner::run(&Lab { instead, ..ready_for(instead)? }, &wanted)
+        }
         ["lab", "all"] => lab::runner::run(&ready()?, &scenarios::all()),
         ["lab", names @ ..] => {
-            let find = |name: &&str| {
-                let found = scenarios::find(name);
-                found.with_context(|| format!("there is no scenario {name}: `cargo xtask lab` lists them"))
-            };
-            let wanted = names.iter().map(find).collect::<Result<Vec<_>>>()?;
+            let wanted = find(names)?;
             lab::runner::run(&ready()?, &wanted)
         }
         ["bench", "load"] => bench::load(&ready()?),
@@ -86,6 +96,15 @@ fn run(words: &[&str]) -> Result<()> {
     }
 }
 
+/// The scenarios of these names.
+fn find(names: &[&str]) -> Result<Vec<Scenario>> {
+    let find = |name: &&str| {
+        let found = scenarios::find(name);
+        found.with_context(|| format!("there is no scenario {name}: `cargo xtask lab` lists them"))
+    };
+    names.iter().map(find).collect()
+}
+
 fn module(arch: &str, kdir: &str) -> Result<()> {
     println!("{}", module::build(arch, Path::new(kdir))?.display());
     Ok(())
@@ -93,11 +112,25 @@ fn module(arch: &str, kdir: &str) -> Result<()> {
 
 /// Sees that everything that guests need is there.
 fn ready() -> Result<Lab> {
+    ready_for(None)
+}
+
+/// Like [`ready`], also for a kernel line that is not among the usual.
+fn ready_for(line: Option<KernelLine>) -> Result<Lab> {
     setup::run()?;
     fetch(false)?;
     programs::build("x86_64")?;
-    module::build_for_lab(&Cache::open()?)?;
+    let lines: Vec<KernelLine> = KernelLine::ALL.into_iter().chain(line).collect();
+    module::build_for_lab(&Cache::open()?, &lines)?;
     Lab::of_tree(&root())
+}
+
+/// Fetches, or builds, the kernel of one line.
+fn fetch_line(name: &str, refresh: bool) -> Result<KernelLine> {
+    let line = KernelLine::of_name(name)?;
+    setup::run()?;
+    Cache::open()?.fetch_line(line, refresh, &|line| eprintln!("{line}"))?;
+    Ok(line)
 }
 
 fn fetch(refresh: bool) -> Result<()> {

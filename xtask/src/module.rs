@@ -54,13 +54,13 @@ pub(crate) fn build(arch: &str, kdir: &Path) -> Result<PathBuf> {
     put(&built, &release(&built)?)
 }
 
-/// Builds the module for each of the lab's kernels, in that kernel's root with its own compiler, where there is none
+/// Builds the module for the kernels of `lines`, each in its kernel's root with its own compiler, where there is none
 /// that is newer than what it is made of.
-pub(crate) fn build_for_lab(cache: &Cache) -> Result<()> {
+pub(crate) fn build_for_lab(cache: &Cache, lines: &[KernelLine]) -> Result<()> {
     let _one_at_a_time = lock()?;
     let newest = newest_source()?;
     let mut core_object = None;
-    for line in KernelLine::ALL {
+    for &line in lines {
         let kernel = cache.kernel(line)?;
         let built = fs::metadata(dist(&kernel.release).join("hotdump.ko")).and_then(|found| found.modified());
         if built.is_ok_and(|built| built > newest) {

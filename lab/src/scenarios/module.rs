@@ -42,7 +42,7 @@ pub(super) const LEAVE_OFFLINE: &str = "memhp_default_state=offline";
 
 /// Describes a guest that has the module, and memory that can be taken out again.
 pub(super) fn plan<'a>(lab: &'a Lab, name: &str, line: KernelLine) -> Result<Plan<'a>> {
-    let kernel = lab.sources.cache.kernel(line)?;
+    let kernel = lab.kernel(line)?;
     let module = lab.module(&kernel.release)?;
     // Only memory that holds nothing of the kernel's own can be taken out again.
     Ok(lab.guest(name, line)?.file(MODULE, 0o644, &module).cmdline("memhp_default_state=online_movable"))
