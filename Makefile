@@ -4,13 +4,15 @@ ARCH ?= x86_64
 DESTDIR ?=
 PREFIX ?= /usr
 
-.PHONY: help build module demo test lab bench setup fmt install clean
+.PHONY: help build module dkms demo test lab bench setup fmt install clean
 
 help:
 	@echo 'make demo            load, hot-add memory and a CPU, panic, capture, check: on a real kernel in QEMU'
 	@echo 'make test            all tests: format, lints, docs, unit and property tests, lab rounds in QEMU'
 	@echo 'make build           the static program, in target/dist/$(ARCH)/hotdump'
 	@echo 'make module KDIR=x   the kernel module for the headers or build folder x, in target/dist/$(ARCH)/RELEASE/hotdump.ko'
+	@echo '                     HOTDUMP_MEMORY=0 or HOTDUMP_CPUS=0 leaves that out of it'
+	@echo 'make dkms            its sources for DKMS, which needs no Rust, in target/dist/$(ARCH)/hotdump-dkms-VERSION'
 	@echo 'make install         install it under $$DESTDIR$$PREFIX (with unit, udev rules, man pages)'
 	@echo 'make lab SCENARIO=x  one lab round; without SCENARIO, their list'
 	@echo 'make bench           guest instructions of hotdump load beside kexec-tools'
@@ -26,9 +28,13 @@ setup: cc
 build: cc
 	cargo xtask build --arch $(ARCH)
 
+# HOTDUMP_MEMORY and HOTDUMP_CPUS reach the module through the environment, as make does with all that it is given.
 module: cc
 	@test -n "$(KDIR)" || { echo 'KDIR= the headers or build folder of a kernel, such as /lib/modules/RELEASE/build'; exit 1; }
 	cargo xtask module "$(KDIR)" --arch $(ARCH)
+
+dkms: cc
+	cargo xtask dkms
 
 demo: cc
 	cargo xtask demo

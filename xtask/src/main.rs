@@ -29,6 +29,7 @@ usage: cargo xtask COMMAND
   build [--arch ARCH]  the static program: target/dist/ARCH/hotdump
   module KDIR [--arch ARCH]
                        the kernel module: target/dist/ARCH/RELEASE/hotdump.ko; KDIR: kernel headers or build folder
+  dkms                 what DKMS builds the module from, without Rust: target/dist/ARCH/hotdump-dkms-VERSION
   demo                 one round, told to a person
   lab [SCENARIO...]    run these scenarios; without names, list them; `all` runs all but the long ones
   lab --kernel LINE SCENARIO...
@@ -65,6 +66,11 @@ fn run(words: &[&str]) -> Result<()> {
         ["build", "--arch", arch] => programs::build(arch),
         ["module", kdir] => module("x86_64", kdir),
         ["module", kdir, "--arch", arch] => module(arch, kdir),
+        ["dkms"] => {
+            setup::library_source()?;
+            println!("{}", module::dkms()?.display());
+            Ok(())
+        }
         ["demo"] => demo::run(&ready()?),
         ["lab"] => {
             for scenario in scenarios::all() {
@@ -106,6 +112,7 @@ fn find(names: &[&str]) -> Result<Vec<Scenario>> {
 }
 
 fn module(arch: &str, kdir: &str) -> Result<()> {
+    setup::library_source()?;
     println!("{}", module::build(arch, Path::new(kdir))?.display());
     Ok(())
 }

@@ -89,6 +89,20 @@ pub(crate) fn build_variants(cache: &Cache) -> Result<()> {
     Ok(())
 }
 
+/// Puts together what DKMS builds the module from on machines without Rust: `target/dist/x86_64/hotdump-dkms-VERSION`.
+pub(crate) fn dkms() -> Result<PathBuf> {
+    let _one_at_a_time = lock()?;
+    let version = env!("CARGO_PKG_VERSION");
+    let target = root().join(format!("target/dist/x86_64/hotdump-dkms-{version}"));
+    fill(&target, &core()?)?;
+    for name in ["dkms.conf", "README"] {
+        let text = fs::read_to_string(root().join("dist/dkms").join(name))?;
+        fs::write(target.join(name), text.replace("@VERSION@", version))?;
+    }
+    fs::copy(root().join("LICENSE-MIT"), target.join("LICENSE-MIT"))?;
+    Ok(target)
+}
+
 /// Builds in a directory of the kernel's root, gives the module to `take` and removes the directory.
 fn in_stage(
     kernel: &Kernel,

@@ -116,7 +116,7 @@ fn components() -> Result<()> {
 }
 
 /// A Rust compiler with the source of its library, for the module's core: that of rustup, or Debian's beside it.
-fn library_source() -> Result<()> {
+pub(crate) fn library_source() -> Result<()> {
     if module::rustc_with_source().is_ok() {
         return Ok(());
     }
