@@ -233,7 +233,42 @@ fn object_of(archive: &Path, target: &Path) -> Result<PathBuf> {
         "the core can panic: look for what calls core::panicking in {}",
         object.display()
     );
+    let code = output(Command::new("objdump").args(["-d", "--no-show-raw-insn"]).arg(&object))?;
+    let unfit = unfit(&code);
+    ensure!(unfit.is_empty(), "{} is not as the kernel's own code:\n{}", object.display(), unfit.join("\n"));
     Ok(object)
+}
+
+/// What in a disassembly is not as [`FLAGS`] ask for: functions of the core that the shim calls without a landing pad,
+/// returns and indirect calls that the kernel cannot patch, vector registers, memory below the stack pointer.
+fn unfit(code: &str) -> Vec<String> {
+    let is_vector =
+        |operands: &str| ["%xmm", "%ymm", "%zmm", "%mm", "%st"].iter().any(|at| operands.contains(at));
+    let mut faults = Vec::new();
+    let (mut function, mut is_first) = ("", false);
+    for line in code.lines() {
+        if let Some((_, name)) = line.strip_suffix(">:").and_then(|line| line.split_once('<')) {
+            (function, is_first) = (name, true);
+            continue;
+        }
+        let Some((_, instruction)) = line.split_once(":\t") else { continue };
+        let (name, operands) = instruction.trim().split_once(' ').unwrap_or((instruction.trim(), ""));
+        let is_branch = name.starts_with("call") || name.starts_with('j');
+        let fault = match name {
+            // Padding before a function, for the kernel to patch, is taken for a part of the one before.
+            _ if is_first && function.starts_with("hd_core_") && name != "endbr64" => "no landing pad",
+            "ret" | "retq" | "iretq" => "a plain return",
+            _ if is_branch && operands.contains('*') => "an indirect branch",
+            _ if is_vector(operands) => "vector registers",
+            _ if operands.contains("-0x") && operands.contains("(%rsp)") => "memory below the stack pointer",
+            _ => "",
+        };
+        if !fault.is_empty() {
+            faults.push(format!("{fault} in {function}: {}", instruction.trim()));
+        }
+        is_first = false;
+    }
+    faults
 }
 
 /// A compiler that has the source of `core` beside it: the one in use, or Debian's.
@@ -260,4 +295,29 @@ pub(crate) fn is_new_enough(rustc: &Path) -> bool {
     let version = output(Command::new(rustc).arg("--version")).unwrap_or_default();
     let minor = version.strip_prefix("rustc 1.").and_then(|rest| rest.split('.').next()?.parse::<u32>().ok());
     minor >= Some(OLDEST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::unfit;
+
+    #[test]
+    fn code_that_the_kernel_cannot_take_is_seen() {
+        let good = "\n0000000000000010 <hd_core_cpu>:\n  10:\tendbr64\n  14:\tmov    -0x8(%rbp),%rax\n  \
+                    18:\tcall   1d <hd_core_cpu+0xd>\n  1d:\tmov    0x8(%rsp),%rax\n  22:\tjmp    27 <inner>\n\n\
+                    0000000000000030 <inner>:\n  30:\tpush   %rbp\n";
+        assert_eq!(unfit(good), Vec::<String>::new());
+        for (line, fault) in [
+            ("ret", "a plain return"),
+            ("call   *%rax", "an indirect branch"),
+            ("jmp    *0x0(,%rax,8)", "an indirect branch"),
+            ("movaps %xmm0,(%rsp)", "vector registers"),
+            ("mov    %rax,-0x8(%rsp)", "memory below the stack pointer"),
+        ] {
+            let code = format!("{good}  34:\t{line}\n");
+            assert_eq!(unfit(&code), [format!("{fault} in inner: {line}")]);
+        }
+        let bare = good.replace("  10:\tendbr64\n", "");
+        assert_eq!(unfit(&bare), ["no landing pad in hd_core_cpu: mov    -0x8(%rbp),%rax"]);
+    }
 }
