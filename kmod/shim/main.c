@@ -5,6 +5,7 @@
  * This file: the module, its device, its parameters. The decisions are in the core (kmod/core).
  */
 #include <linux/capability.h>
+#include <linux/device.h>
 #include <linux/fs.h>
 #include <linux/kernel.h>
 #include <linux/kobject.h>
@@ -13,6 +14,7 @@
 #include <linux/mutex.h>
 #include <linux/security.h>
 #include <linux/slab.h>
+#include <linux/sysfs.h>
 #include <linux/uaccess.h>
 #include <linux/workqueue.h>
 
@@ -209,10 +211,30 @@ static const struct file_operations device_operations = {
 	.unlocked_ioctl = device_ioctl,
 };
 
+/*
+ * What is followed, whatever handler the kernel has. crash_hotplug speaks of the kernel's own one where there is one, and says
+ * 0 while an image is followed by us: udev rules that load again would then do so at each event.
+ */
+static ssize_t follows_memory_show(struct device *node, struct device_attribute *attribute, char *text)
+{
+	return sysfs_emit(text, "%d\n", !!(hd_core_follows() & HOTDUMP_FOLLOW_MEMORY));
+}
+static DEVICE_ATTR_RO(follows_memory);
+
+static ssize_t follows_cpus_show(struct device *node, struct device_attribute *attribute, char *text)
+{
+	return sysfs_emit(text, "%d\n", !!(hd_core_follows() & HOTDUMP_FOLLOW_CPUS));
+}
+static DEVICE_ATTR_RO(follows_cpus);
+
+static struct attribute *device_attrs[] = { &dev_attr_follows_memory.attr, &dev_attr_follows_cpus.attr, NULL };
+ATTRIBUTE_GROUPS(device);
+
 static struct miscdevice device = {
 	.minor = MISC_DYNAMIC_MINOR,
 	.name = "hotdump",
 	.fops = &device_operations,
+	.groups = device_groups,
 	.mode = 0600,
 };
 

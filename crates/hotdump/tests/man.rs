@@ -28,7 +28,16 @@ fn module_page() -> String {
         .iter()
         .map(|reason| format!("{}\n{}\n", *reason as u32, reason.text().replace('-', "\\-")))
         .collect();
-    include_str!("hotdump-module.8.in").replace("@REASONS@", &reasons.join(".TP\n"))
+    [
+        ("@REASONS@", reasons.join(".TP\n").as_str()),
+        ("@STATE@", abi::UEVENT_STATE),
+        ("@ARMED@", abi::UEVENT_ARMED),
+        ("@DISARMED@", abi::UEVENT_DISARMED),
+        ("@REASON@", abi::UEVENT_REASON),
+        ("@STALE@", abi::UEVENT_STALE),
+    ]
+    .iter()
+    .fold(include_str!("hotdump-module.8.in").to_owned(), |page, (word, text)| page.replace(word, text))
 }
 
 /// What the module's sources define must be in its page.
@@ -48,8 +57,31 @@ fn the_module_s_page_has_its_parameters_and_files() {
     for parameter in parameters {
         assert!(page.contains(&format!("\n\\fB{parameter}\\fR\n")), "{parameter} is not in hotdump-module.8");
     }
-    for file in [abi::DEVICE, "/sys/devices/system/memory/crash_hotplug"] {
-        assert!(page.contains(file), "{file} is not in hotdump-module.8");
+    let attributes = source.lines().filter_map(|line| line.strip_prefix("static DEVICE_ATTR_RO("));
+    let attributes: Vec<String> = attributes
+        .filter_map(|rest| rest.split(')').next())
+        .map(|name| format!("/sys/class/misc/hotdump/{name}"))
+        .collect();
+    assert_eq!(attributes.len(), 2, "{attributes:?}");
+    let others = [abi::DEVICE, "/sys/devices/system/memory/crash_hotplug"].map(str::to_owned);
+    for file in attributes.into_iter().chain(others) {
+        assert!(page.contains(&file), "{file} is not in hotdump-module.8");
+    }
+}
+
+/// The udev rules take the words that the module sends, and read what it has in sysfs.
+#[test]
+fn the_udev_rules_know_the_module() {
+    let dist = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../dist/98-hotdump.rules");
+    let rules = std::fs::read_to_string(dist).unwrap();
+    let let_go = format!(
+        "ENV{{{}}}==\"{}\", ENV{{{}}}==\"1\"",
+        abi::UEVENT_STATE,
+        abi::UEVENT_DISARMED,
+        abi::UEVENT_STALE
+    );
+    for part in [&*let_go, "ATTR{[misc/hotdump]follows_memory}", "ATTR{[misc/hotdump]follows_cpus}"] {
+        assert!(rules.contains(part), "{part} is not in 98-hotdump.rules");
     }
 }
 
