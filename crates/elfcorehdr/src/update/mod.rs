@@ -27,6 +27,12 @@
 //! # Ok::<(), elfcorehdr::update::UpdateError>(())
 //! ```
 //!
+//! All this is about what a capture kernel saves, and so about savers that read /proc/vmcore as it is. makedumpfile
+//! leaves out the pages past an entry's `p_filesz`, below its `p_memsz`, even where another entry holds them too. A crash
+//! between the stores of these two sizes, where memory goes from one entry to another (a head that moves, a split, two
+//! neighbours that become one), costs its dump those pages. The other order is worse: bytes in the file without memory
+//! behind them are other memory's bytes, to every reader.
+//!
 //! Two kinds of memory entries are never changed. One that is not read from where the dump says it was, or whose
 //! virtual address is that of the kernel's image: it describes no plain memory, and may overlap other entries. And the
 //! first one in the table stays where it is, because tools expect something real there; only its end moves.
