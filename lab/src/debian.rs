@@ -185,7 +185,9 @@ pub fn make_root(suite: &str, packages: &[&str], target: &Path) -> Result<()> {
 
 /// A command in a root, with an environment of its own and /proc, in the root's directory `dir`.
 pub fn in_root(root: &Path, dir: &str) -> Result<Command> {
-    let mut command = Command::new("unshare");
+    // However we end, it ends with us: the first process of a PID namespace does not die by signals of its own.
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "unshare"]);
     if !is_root()? {
         command.arg("--map-root-user");
     }
