@@ -118,3 +118,32 @@ unsafe impl Ioctl for Call {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+
+    /// FIONREAD (asm-generic/ioctls.h): writes an `int`, for a file how many bytes are left in it.
+    const FIONREAD: u32 = 0x541b;
+
+    #[test]
+    fn an_argument_ends_where_memory_ends() {
+        let file = File::open(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")).unwrap();
+        let size = u32::try_from(file.metadata().unwrap().len()).unwrap();
+        let mut whole = Window::new(&[0xff; 4], 0).unwrap();
+        assert_eq!(whole.call(&file, FIONREAD), Ok(()));
+        assert_eq!(whole.get(), size.to_ne_bytes());
+        assert_eq!(Window::new(&[0; 4], 1).unwrap().call(&file, FIONREAD), Err(Errno::FAULT));
+        assert_eq!(Window::new(&[0; 4], 0).unwrap().seal().unwrap().call(&file, FIONREAD), Err(Errno::FAULT));
+        assert_eq!(call_nowhere(&file, FIONREAD, 0).unwrap(), Err(Errno::FAULT));
+        assert_eq!(call_nowhere(&file, FIONREAD, u64::MAX).unwrap(), Err(Errno::FAULT));
+    }
+
+    #[test]
+    fn what_has_no_place_is_refused() {
+        assert!(Window::new(&[0; 4], 5).is_err());
+        assert!(Window::new(&[0; PAGE + 1], 0).is_err());
+        assert!(call_nowhere(File::open("/dev/null").unwrap(), FIONREAD, 0x40_0000).is_err());
+    }
+}

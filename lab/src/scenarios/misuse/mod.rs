@@ -139,6 +139,7 @@ const WRONG: &[Wrong] = &[
         },
         Reason::BadRequest,
     ),
+    wrong("an image that a dump would hold", |arm, _| arm.excluded_count = 0, Reason::NotExcluded),
     wrong("17 excluded ranges", |arm, _| arm.excluded_count = 17, Reason::BadRequest),
     wrong("4 G excluded ranges", |arm, _| arm.excluded_count = u32::MAX, Reason::BadRequest),
 ];
