@@ -137,9 +137,9 @@ fn follow(lab: &Lab, name: &str, line: KernelLine, panic: Panic) -> Result<()> {
         Panic::On(cpu) => cpu,
         Panic::OnTheNewOne => new_cpu,
     })?;
-    crashed.complete()?;
+    let (core, findings) = crashed.compare()?;
+    crashed.is_complete(&core, &findings)?;
     crashed.saved_by_hotdump()?;
-    let (core, _) = crashed.compare()?;
     for gone in &removed {
         ensure!(
             core.missing_from(gone) == [gone.clone()],
