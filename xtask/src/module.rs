@@ -84,7 +84,18 @@ pub(crate) fn build_variants(cache: &Cache) -> Result<()> {
     for (memory, cpus) in [("0", "1"), ("1", "0"), ("0", "0")] {
         let switches = [format!("HOTDUMP_MEMORY={memory}"), format!("HOTDUMP_CPUS={cpus}")];
         eprintln!("building hotdump.ko for {} with {}", kernel.release, switches.join(" "));
-        in_stage(&kernel, &core, &switches, |_| Ok(()))?;
+        in_stage(&kernel, &core, &switches, |built| {
+            let calls = output(Command::new("nm").arg("--undefined-only").arg(built))?;
+            for (switch, call) in [(memory, "register_memory_notifier"), (cpus, "__cpuhp_setup_state")] {
+                let is_called = calls.split_whitespace().any(|name| name == call);
+                ensure!(
+                    is_called == (switch == "1"),
+                    "{}: does it call {call}? {is_called}",
+                    switches.join(" ")
+                );
+            }
+            Ok(())
+        })?;
     }
     Ok(())
 }
