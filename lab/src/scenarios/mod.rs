@@ -10,6 +10,7 @@ mod module;
 mod personality;
 mod refusals;
 mod rounds;
+mod sleep;
 mod stores;
 mod storm;
 
@@ -31,6 +32,7 @@ pub fn all() -> Vec<Scenario> {
         stores::ALL,
         misuse::ALL,
         storm::ALL,
+        sleep::ALL,
         rounds::ALL,
         refusals::ALL,
         flips::ALL,
@@ -41,7 +43,7 @@ pub fn all() -> Vec<Scenario> {
 
 /// Those that take longer, to be asked for by name.
 pub fn long() -> Vec<Scenario> {
-    [stores::LONG, storm::LONG].concat()
+    [stores::LONG, storm::LONG, sleep::LONG].concat()
 }
 
 /// The scenario of this name.
