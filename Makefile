@@ -15,7 +15,7 @@ help:
 	@echo 'make dkms            its sources for DKMS, which needs no Rust, in target/dist/$(ARCH)/hotdump-dkms-VERSION'
 	@echo 'make install         install it under $$DESTDIR$$PREFIX (with unit, udev rules, man pages)'
 	@echo 'make lab SCENARIO=x  one lab round; without SCENARIO, their list'
-	@echo 'make bench           guest instructions of hotdump load beside kexec-tools'
+	@echo 'make bench           guest instructions: hotdump load beside kexec-tools; events by native handler, module, reload'
 
 # A linker is needed before anything of ours can run, so it cannot be xtask that installs it.
 cc:
@@ -47,6 +47,7 @@ lab: cc
 
 bench: cc
 	cargo xtask bench load
+	cargo xtask bench events
 
 install: build
 	install -Dm755 target/dist/$(ARCH)/hotdump $(DESTDIR)$(PREFIX)/sbin/hotdump

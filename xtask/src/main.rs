@@ -36,6 +36,8 @@ usage: cargo xtask COMMAND
                        the same with this kernel in every guest: 5.10, 6.1, 6.12, 7 or debug, as in
                        `HOTDUMP_LAB_PATIENCE=4 cargo xtask lab --kernel debug module_6_1`
   bench load           guest time of hotdump load beside that of kexec-tools
+  bench events [LINE]  guest instructions of an event: the kernel's own handler, the module, a reload; on Linux LINE,
+                       6.12 if not said
   test                 format, lints, docs, unit tests, all scenarios
 
 demo, lab NAME, bench and test do setup, fetch and build first, and build the module for the lab's kernels.
@@ -93,6 +95,11 @@ fn run(words: &[&str]) -> Result<()> {
             lab::runner::run(&ready()?, &wanted)
         }
         ["bench", "load"] => bench::load(&ready()?),
+        ["bench", "events"] => bench::events(&ready()?, KernelLine::V6_12),
+        ["bench", "events", line] => {
+            let found = KernelLine::ALL.into_iter().find(|one| one.name() == *line);
+            bench::events(&ready()?, found.with_context(|| format!("the lab has no kernel line {line}"))?)
+        }
         ["test"] => tests::run(),
         [] | ["help" | "--help" | "-h"] => {
             println!("{USAGE}");
