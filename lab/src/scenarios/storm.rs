@@ -38,6 +38,9 @@ struct Storm {
 /// Memory modules at a time, as many as the machine has slots.
 const DIMMS: usize = 4;
 
+/// Places for CPUs that are free when the machine starts.
+const PLACES_FOR_CPUS: usize = 2;
+
 fn storm_short(lab: &Lab, name: &str) -> Result<()> {
     Storm { line: V6_1, events: 40, seed: 1 }.run(lab, name)
 }
@@ -287,6 +290,11 @@ impl Weather {
     }
 
     fn plug_cpu(&mut self) -> Result<Option<String>> {
+        // QEMU, where it emulates, has room for so many CPUs' threads that ever were, and ends itself at the next
+        // (10.0.2: tcg_register_thread).
+        if self.done.iter().filter(|done| **done == Event::PlugCpu).count() == PLACES_FOR_CPUS {
+            return Ok(None);
+        }
         let slots: Vec<CpuSlot> = self.guest.qmp.query("query-hotpluggable-cpus", &json!({}))?;
         if slots.iter().all(|slot| slot.taken.is_some()) {
             return Ok(None);
