@@ -363,27 +363,29 @@ impl Host {
         Ok([FIRST_MIB].into_iter().chain(self.iomem()?.crash_reservations()).chain(cma).collect())
     }
 
-    /// Memory that is plugged in and not in use: blocks that are offline, or are just being taken offline. The resource
-    /// tree lists them as RAM, but they hold nothing (or, on their way out, will in a moment): a dump may name them and
-    /// need not. Empty on kernels without memory hotplug.
+    /// RAM that is not in use: it lies in no memory block that is online. A block may be offline, or on its way there; of a
+    /// memory module that is taken out, the blocks go first, and the resource tree is the last to know. Such memory holds
+    /// nothing, or in a moment will not: a dump may name it and need not. Empty on kernels without memory hotplug.
     pub fn offline_ram(&self) -> Result<RangeVec, HostError> {
         const PATH: &str = "/sys/devices/system/memory";
-        let mut offline = Vec::new();
-        for number in self.root.numbered_after(PATH, "memory")? {
-            let block = format!("{PATH}/memory{number}");
-            // Not the file `online`: reading it waits while the block comes or goes. A block may be gone by now.
-            let state = self.root.optional_parsed(&format!("{block}/state"), memory::parse_state)?;
-            if state.is_some_and(|state| state != BlockState::Online) {
-                offline.extend(self.root.optional_parsed(&format!("{block}/phys_index"), hex)?);
-            }
-        }
-        if offline.is_empty() {
+        // Listed before the blocks: what comes online meanwhile is no RAM yet here.
+        let ram = self.iomem()?.ram();
+        let numbers = self.root.numbered_after(PATH, "memory")?;
+        if numbers.is_empty() {
             return Ok(RangeVec::new());
         }
         let size_file = format!("{PATH}/block_size_bytes");
         let size = self.root.parsed(&size_file, "", memory::parse_block_size)?;
-        let blocks = offline.into_iter().map(|index| memory::block(index, size));
-        blocks.collect::<Result<_, _>>().map_err(|fault| fault.in_file(&self.root.path(&size_file)))
+        let mut online = Vec::new();
+        for number in numbers {
+            // Not the file `online`: reading it waits while the block comes or goes. A block may be gone by now.
+            let state = format!("{PATH}/memory{number}/state");
+            if self.root.optional_parsed(&state, memory::parse_state)? == Some(BlockState::Online) {
+                let block = memory::block(number.into(), size);
+                online.push(block.map_err(|fault| fault.in_file(&self.root.path(&size_file)))?);
+            }
+        }
+        Ok(ram.difference(&online.into_iter().collect()).collect())
     }
 
     /// The live kernel's memory.

@@ -349,41 +349,47 @@ fn lent_memory_is_not_expected() {
     assert_eq!(host.expected_ram().unwrap().as_slice(), wanted);
 }
 
-/// A machine with blocks of 128 MiB, number and state of each, and other things beside them as sysfs has them.
+const BLOCK: u64 = 128 << 20;
+
+/// A machine with blocks of 128 MiB, number and state of each, and other things beside them as sysfs has them. Its RAM
+/// is 40 of such blocks.
 fn with_blocks(blocks: &[(u64, &str)]) -> (tempfile::TempDir, Host) {
     let dir = "sys/devices/system/memory";
     let mut files = vec![
+        ("proc/iomem".to_owned(), format!("00000000-{:08x} : System RAM\n", 40 * BLOCK - 1)),
         (format!("{dir}/block_size_bytes"), "8000000\n".to_owned()),
         (format!("{dir}/auto_online_blocks"), "offline\n".to_owned()),
         (format!("{dir}/power/control"), "auto\n".to_owned()),
     ];
     for (number, state) in blocks {
         files.push((format!("{dir}/memory{number}/state"), format!("{state}\n")));
-        files.push((format!("{dir}/memory{number}/phys_index"), format!("{number:08x}\n")));
     }
     made_up(&files.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect::<Vec<_>>())
 }
 
 #[test]
 fn blocks_that_are_offline() {
-    const BLOCK: u64 = 128 << 20;
-    type Blocks<'a> = &'a [(u64, &'a str)];
-    let cases: &[(Blocks<'_>, &[PhysRange])] = &[
+    // States of some of the 40 blocks, the others are online; and the offline RAM, in blocks.
+    type Case<'a> = (&'a [(u64, &'a str)], &'a [(u64, u64)]);
+    let cases: &[Case<'_>] = &[
         (&[], &[]),
-        (&[(0, "online"), (1, "online")], &[]),
-        (&[(0, "online"), (32, "offline")], &[range(32 * BLOCK, 33 * BLOCK)]),
-        (
-            &[(9, "offline"), (10, "offline"), (12, "offline")],
-            &[range(9 * BLOCK, 11 * BLOCK), range(12 * BLOCK, 13 * BLOCK)],
-        ),
-        (&[(31, "online"), (32, "going-offline")], &[range(32 * BLOCK, 33 * BLOCK)]),
-        // More than eight hexadecimal digits are a machine of 512 PiB and more.
-        (&[(0x1_0000_0000, "online")], &[]),
+        (&[(32, "offline")], &[(32, 33)]),
+        (&[(9, "offline"), (10, "offline"), (12, "offline")], &[(9, 11), (12, 13)]),
+        (&[(32, "going-offline")], &[(32, 33)]),
+        // Its module is being taken out: the resource tree still lists what has no block any more.
+        (&[(38, ""), (39, "")], &[(38, 40)]),
+        // Beyond the RAM, as where a module has just been taken out.
+        (&[(41, "offline")], &[]),
     ];
-    for (blocks, expected) in cases {
-        assert_eq!(with_blocks(blocks).1.offline_ram().unwrap().as_slice(), *expected, "{blocks:?}");
+    for (special, expected) in cases {
+        let plain = (0..40).filter(|number| !special.iter().any(|(one, _)| one == number));
+        let mut blocks: Vec<_> = plain.map(|number| (number, "online")).collect();
+        blocks.extend(special.iter().filter(|(_, state)| !state.is_empty()));
+        let expected: Vec<_> =
+            expected.iter().map(|(start, end)| range(start * BLOCK, end * BLOCK)).collect();
+        assert_eq!(with_blocks(&blocks).1.offline_ram().unwrap().as_slice(), expected, "{special:?}");
     }
-    let (_root, none) = made_up(&[]);
+    let (_root, none) = made_up(&[("proc/iomem", "00001000-3fffffff : System RAM\n")]);
     assert!(none.offline_ram().unwrap().is_empty(), "a kernel without memory hotplug");
 }
 
@@ -398,7 +404,7 @@ fn an_offline_block_is_ram_to_the_resource_tree() {
 
 #[test]
 fn blocks_that_make_no_sense_are_errors() {
-    let (root, host) = with_blocks(&[(32, "offline")]);
+    let (root, host) = with_blocks(&[(32, "online"), (u64::from(u32::MAX), "online")]);
     let file = |name: &str| root.path().join("sys/devices/system/memory").join(name);
     let wrong = |name: &str, text: &str, expected: &str| {
         let before = fs::read(file(name)).unwrap();
@@ -412,16 +418,12 @@ fn blocks_that_make_no_sense_are_errors() {
         "asleep\n",
         "memory32/state: found \"asleep\", wanted online, going-offline or offline",
     );
-    wrong("memory32/phys_index", "x\n", "wanted a hexadecimal number of at most 64 bits");
-    wrong(
-        "memory32/phys_index",
-        "ffffffffffffffff\n",
-        "found \"8000000\", wanted blocks that end below 2^64",
-    );
     wrong("block_size_bytes", "0\n", "block_size_bytes: found \"0\", wanted a power of two in hex");
+    let huge = "block_size_bytes: found \"4000000000000000\", wanted blocks that end below 2^64";
+    wrong("block_size_bytes", "4000000000000000\n", huge);
     // Gone between listing and reading.
     fs::remove_file(file("memory32/state")).unwrap();
-    assert!(host.offline_ram().unwrap().is_empty());
+    assert_eq!(host.offline_ram().unwrap().as_slice(), [range(0, 40 * BLOCK)]);
 }
 
 #[test]
