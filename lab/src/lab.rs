@@ -93,6 +93,13 @@ impl Lab {
         Ok(module)
     }
 
+    /// One of the modules for tests (`lab/kmod`) for this release.
+    pub fn test_module(&self, release: &str, name: &str) -> Result<PathBuf> {
+        let module = self.dist.join(release).join(name).with_extension("ko");
+        ensure!(module.exists(), "there is no {}: `cargo xtask lab` makes it", module.display());
+        Ok(module)
+    }
+
     /// The directory of a scenario's guest.
     pub fn paths(&self, name: &str) -> Paths {
         let sockets = std::env::temp_dir().join(format!("hotdump-lab-{}-{name}", std::process::id()));

@@ -37,6 +37,14 @@ const FLAGS: [&str; 12] = [
 /// What can be left out when the module is built: variables of kmod/shim/Kbuild.
 const SWITCHES: [&str; 2] = ["HOTDUMP_MEMORY", "HOTDUMP_CPUS"];
 
+/// What the module is made of.
+const SOURCES: [&str; 5] = ["kmod", "crates/abi", "crates/elfcorehdr", "xtask/src/module.rs", "Cargo.lock"];
+
+/// The module that only the lab uses: it panics at a function.
+const TEST_MODULE: &str = "panic_at.ko";
+/// What it is made of.
+const TEST_SOURCES: [&str; 2] = ["lab/kmod", "xtask/src/module.rs"];
+
 /// Builds the module for the kernel whose headers or build folder are at `kdir`, with this machine's compiler:
 /// `target/dist/ARCH/RELEASE/hotdump.ko`. [`SWITCHES`] are taken from the environment.
 pub(crate) fn build(arch: &str, kdir: &Path) -> Result<PathBuf> {
@@ -54,26 +62,44 @@ pub(crate) fn build(arch: &str, kdir: &Path) -> Result<PathBuf> {
     put(&built, &release(&built)?)
 }
 
-/// Builds the module for the kernels of `lines`, each in its kernel's root with its own compiler, where there is none
+/// Builds the modules for the kernels of `lines`, each in its kernel's root with its own compiler, where there is none
 /// that is newer than what it is made of.
 pub(crate) fn build_for_lab(cache: &Cache, lines: &[KernelLine]) -> Result<()> {
     let _one_at_a_time = lock()?;
-    let newest = newest_source()?;
+    let (newest, newest_test) = (newest(&SOURCES)?, newest(&TEST_SOURCES)?);
     let mut core_object = None;
     for &line in lines {
         let kernel = cache.kernel(line)?;
-        let built = fs::metadata(dist(&kernel.release).join("hotdump.ko")).and_then(|found| found.modified());
-        if built.is_ok_and(|built| built > newest) {
-            continue;
+        if !is_newer(&kernel, "hotdump.ko", newest) {
+            let core = match &core_object {
+                Some(core) => core,
+                None => core_object.insert(core()?),
+            };
+            eprintln!("building hotdump.ko for {}", kernel.release);
+            in_stage(
+                &kernel,
+                |stage| fill(stage, core),
+                &[],
+                |stage| put(&stage.join("hotdump.ko"), &kernel.release).map(drop),
+            )?;
         }
-        let core = match &core_object {
-            Some(core) => core,
-            None => core_object.insert(core()?),
-        };
-        eprintln!("building hotdump.ko for {}", kernel.release);
-        in_stage(&kernel, core, &[], |built| put(built, &kernel.release).map(drop))?;
+        if !is_newer(&kernel, TEST_MODULE, newest_test) {
+            eprintln!("building {TEST_MODULE} for {}", kernel.release);
+            in_stage(
+                &kernel,
+                |stage| copy("lab/kmod", stage),
+                &[],
+                |stage| put(&stage.join(TEST_MODULE), &kernel.release).map(drop),
+            )?;
+        }
     }
     Ok(())
+}
+
+/// Whether a module for this kernel was built after `newest`.
+fn is_newer(kernel: &Kernel, module: &str, newest: SystemTime) -> bool {
+    let built = fs::metadata(dist(&kernel.release).join(module)).and_then(|found| found.modified());
+    built.is_ok_and(|built| built > newest)
 }
 
 /// Builds the module without memory, without CPUs, and without both: each must be as free of warnings as the whole one.
@@ -84,18 +110,23 @@ pub(crate) fn build_variants(cache: &Cache) -> Result<()> {
     for (memory, cpus) in [("0", "1"), ("1", "0"), ("0", "0")] {
         let switches = [format!("HOTDUMP_MEMORY={memory}"), format!("HOTDUMP_CPUS={cpus}")];
         eprintln!("building hotdump.ko for {} with {}", kernel.release, switches.join(" "));
-        in_stage(&kernel, &core, &switches, |built| {
-            let calls = output(Command::new("nm").arg("--undefined-only").arg(built))?;
-            for (switch, call) in [(memory, "register_memory_notifier"), (cpus, "__cpuhp_setup_state")] {
-                let is_called = calls.split_whitespace().any(|name| name == call);
-                ensure!(
-                    is_called == (switch == "1"),
-                    "{}: does it call {call}? {is_called}",
-                    switches.join(" ")
-                );
-            }
-            Ok(())
-        })?;
+        in_stage(
+            &kernel,
+            |stage| fill(stage, &core),
+            &switches,
+            |stage| {
+                let calls = output(Command::new("nm").arg("--undefined-only").arg(stage.join("hotdump.ko")))?;
+                for (switch, call) in [(memory, "register_memory_notifier"), (cpus, "__cpuhp_setup_state")] {
+                    let is_called = calls.split_whitespace().any(|name| name == call);
+                    ensure!(
+                        is_called == (switch == "1"),
+                        "{}: does it call {call}? {is_called}",
+                        switches.join(" ")
+                    );
+                }
+                Ok(())
+            },
+        )?;
     }
     Ok(())
 }
@@ -114,32 +145,38 @@ pub(crate) fn dkms() -> Result<PathBuf> {
     Ok(target)
 }
 
-/// Builds in a directory of the kernel's root, gives the module to `take` and removes the directory.
+/// Builds what `fill` puts into a directory of the kernel's root, gives the directory to `take` and removes it.
 fn in_stage(
     kernel: &Kernel,
-    core: &Path,
+    fill: impl FnOnce(&Path) -> Result<()>,
     switches: &[String],
     take: impl FnOnce(&Path) -> Result<()>,
 ) -> Result<()> {
     // Other source trees may share the root.
     let inside = format!("/tmp/hotdump-{}", std::process::id());
     let stage = kernel.root().join(&inside[1..]);
-    fill(&stage, core)?;
+    fill(&stage)?;
     let mut command = in_root(kernel.root(), "/")?;
     let made = make(command.arg("make"), Path::new(&kernel.headers()), Path::new(&inside), switches);
-    let taken = made.and_then(|()| take(&stage.join("hotdump.ko")));
+    let taken = made.and_then(|()| take(&stage));
     fs::remove_dir_all(&stage)?;
     taken
 }
 
 /// Makes `stage` a directory to build the module in.
 fn fill(stage: &Path, core: &Path) -> Result<()> {
+    copy("kmod/shim", stage)?;
+    fs::copy(core, stage.join("core.o_shipped"))?;
+    Ok(())
+}
+
+/// Makes `stage` a directory with the files of the source tree's `from`.
+fn copy(from: &str, stage: &Path) -> Result<()> {
     lab::debian::recreate(stage)?;
-    for entry in fs::read_dir(root().join("kmod/shim"))? {
+    for entry in fs::read_dir(root().join(from))? {
         let entry = entry?;
         fs::copy(entry.path(), stage.join(entry.file_name()))?;
     }
-    fs::copy(core, stage.join("core.o_shipped"))?;
     Ok(())
 }
 
@@ -147,7 +184,8 @@ fn fill(stage: &Path, core: &Path) -> Result<()> {
 fn put(built: &Path, release: &str) -> Result<PathBuf> {
     let dist = dist(release);
     fs::create_dir_all(&dist)?;
-    let (new, module) = (dist.join("hotdump.ko.new"), dist.join("hotdump.ko"));
+    let module = dist.join(built.file_name().context("a module has a name")?);
+    let new = module.with_extension("ko.new");
     lab::debian::run(Command::new("objcopy").arg("--strip-debug").arg(built).arg(&new))?;
     // A guest's files may be read from the old one.
     fs::rename(&new, &module)?;
@@ -167,9 +205,8 @@ fn lock() -> Result<File> {
     Ok(lock)
 }
 
-/// When the module's sources changed last.
-fn newest_source() -> Result<SystemTime> {
-    let sources = ["kmod", "crates/abi", "crates/elfcorehdr", "xtask/src/module.rs", "Cargo.lock"];
+/// When one of `sources`, or what is below them, changed last.
+fn newest(sources: &[&str]) -> Result<SystemTime> {
     let mut waiting: Vec<PathBuf> = sources.iter().map(|path| root().join(path)).collect();
     let mut newest = SystemTime::UNIX_EPOCH;
     while let Some(path) = waiting.pop() {

@@ -4,6 +4,7 @@ use anyhow::Result;
 
 use crate::lab::Lab;
 
+mod contrast;
 mod flips;
 mod misuse;
 mod module;
@@ -30,6 +31,7 @@ pub fn all() -> Vec<Scenario> {
     [
         module::ALL,
         stores::ALL,
+        contrast::ALL,
         misuse::ALL,
         storm::ALL,
         sleep::ALL,
