@@ -125,7 +125,9 @@ fn module(guest: &mut Guest) -> Result<(Row, Spread)> {
     let calls = all_kinds(guest, &tracer)?;
     tracer.stop(guest)?;
     guest.verify_says_complete()?;
-    guest.run(["hotdump", "status"])?.says("module: follows the image: CPUs yes, memory yes")?;
+    let status: serde_json::Value = serde_json::from_str(guest.run(["hotdump", "status", "--json"])?.ok()?)
+        .context("hotdump status --json")?;
+    ensure!(status["module"]["armed"] == true, "the module let go of its image: {}", status["module"]);
     let idle = calls.iter().flatten().map(|calls| took(calls, NATIVE_HANDLER)).collect();
     let events = sums(&calls, &["memory_event", "cpu_event"])?;
     Ok((Row { name: "module: hotdump.ko", events, gap: Spread::of(vec![0])? }, Spread::of(idle)?))
