@@ -45,7 +45,7 @@ pub fn all() -> Vec<Scenario> {
 
 /// Those that take longer, to be asked for by name.
 pub fn long() -> Vec<Scenario> {
-    [stores::LONG, storm::LONG, sleep::LONG].concat()
+    [module::LONG, stores::LONG, contrast::LONG, storm::LONG, sleep::LONG].concat()
 }
 
 /// The scenario of this name.
@@ -53,11 +53,17 @@ pub fn find(name: &str) -> Option<Scenario> {
     all().into_iter().chain(long()).find(|scenario| scenario.name == name)
 }
 
-/// Makes the table `ALL` of a module: each function that is a story, and what it shows.
+/// Makes the table `ALL` of a module: each function that is a story, and what it shows. Those behind `; long:` take too long
+/// for every day: they are in the table `LONG`.
 macro_rules! scenarios {
     ($($name:ident: $about:literal,)*) => {
         pub(super) const ALL: &[super::Scenario] =
             &[$(super::Scenario { name: stringify!($name), about: $about, run: $name },)*];
+    };
+    ($($name:ident: $about:literal,)* ; long: $($long:ident: $long_about:literal,)*) => {
+        scenarios! { $($name: $about,)* }
+        pub(super) const LONG: &[super::Scenario] =
+            &[$(super::Scenario { name: stringify!($long), about: $long_about, run: $long },)*];
     };
 }
 use scenarios;

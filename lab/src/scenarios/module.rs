@@ -16,13 +16,14 @@ use crate::product::By;
 scenarios! {
     module_6_1: "the module on 6.1: two DIMMs and a CPU added, a DIMM removed, the new CPU panics",
     module_6_1_cpu0: "the same, CPU 0 panics",
-    module_6_1_cpu1: "the same, CPU 1 panics",
     module_6_12: "the same on 6.12, whose own handler is left out; the new CPU panics",
-    module_6_12_cpu0: "the same, CPU 0 panics",
-    module_6_12_cpu1: "the same, CPU 1 panics",
     module_7: "the same on 7.x, the new CPU panics",
     module_foreign: "the module lets go of its image before another load or an unload, and touches nothing then",
     module_switches: "what the module no longer follows, switched off or removed, verify names",
+    ; long:
+    module_6_1_cpu1: "the same as module_6_1, CPU 1 panics",
+    module_6_12_cpu0: "the same as module_6_12, CPU 0 panics",
+    module_6_12_cpu1: "the same, CPU 1 panics",
 }
 
 /// How hotdump loads for the module.

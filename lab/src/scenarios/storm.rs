@@ -9,7 +9,7 @@ use fastrand::Rng;
 use serde_json::{Value, json};
 
 use super::module::{LOAD, boot, plan, status};
-use super::{Scenario, scenarios};
+use super::scenarios;
 use crate::cache::KernelLine::{self, V6_1, V6_12, V7};
 use crate::guest::{Guest, patience};
 use crate::lab::Lab;
@@ -19,14 +19,11 @@ use crate::qmp::CpuSlot;
 
 scenarios! {
     storm_short: "the module on 6.1: 40 random events of memory and CPUs while a program loads, unloads and verifies",
+    ; long:
+    storm: "the same with 200 events",
+    storm_6_12: "the same on 6.12",
+    storm_7: "the same on 7.x",
 }
-
-/// What takes too long for every day.
-pub(super) const LONG: &[Scenario] = &[
-    Scenario { name: "storm", about: "the same with 200 events", run: storm },
-    Scenario { name: "storm_6_12", about: "the same on 6.12", run: storm_6_12 },
-    Scenario { name: "storm_7", about: "the same on 7.x", run: storm_7 },
-];
 
 /// How many events, from which seed, on which kernel.
 struct Storm {
