@@ -170,11 +170,9 @@ fn reload(guest: &mut Guest, name: &'static str, line: &str, calls: usize) -> Re
             seen.len()
         );
         gaps.push(last.start + last.took - first.start);
-        guest.say(format!(
-            "{name}: {:.3} s, without a dump {:.3} s",
-            seconds(times.last()),
-            seconds(gaps.last())
-        ));
+        let made: Vec<&str> = seen.iter().map(|call| call.function.as_str()).collect();
+        let (time, gap) = (seconds(times.last()), seconds(gaps.last()));
+        guest.say(format!("{name}: {time:.3} s, without a dump {gap:.3} s: {}", made.join(", ")));
     }
     tracer.stop(guest)?;
     let time = Spread::of(times)?;
