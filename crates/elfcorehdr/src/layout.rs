@@ -96,15 +96,19 @@ pub const fn slot_offset(index: usize) -> Option<usize> {
 pub enum Machine {
     /// 64-bit x86.
     X86_64,
+    /// 64-bit PowerPC, little-endian.
+    Ppc64,
 }
 
 impl Machine {
-    const ALL: [Machine; 1] = [Machine::X86_64];
+    /// All that this crate knows.
+    pub const ALL: [Machine; 2] = [Machine::X86_64, Machine::Ppc64];
 
     /// ELF's number for it (`e_machine`).
     pub const fn number(self) -> u16 {
         match self {
             Machine::X86_64 => 62,
+            Machine::Ppc64 => 21,
         }
     }
 
@@ -114,18 +118,22 @@ impl Machine {
     }
 
     /// First address that the machine's physical address space cannot have. x86: 52 bits is the most that page
-    /// tables can hold (Intel SDM vol. 3A, 4.1.4).
+    /// tables can hold (Intel SDM vol. 3A, 4.1.4). PowerPC: a real address has at most 60 bits (Power ISA 3.1, Book III,
+    /// 6.7); the kernel's linear map has no more bits for them either.
     pub const fn phys_limit(self) -> u64 {
         match self {
             Machine::X86_64 => 1 << 52,
+            Machine::Ppc64 => 1 << 60,
         }
     }
 
     /// First virtual address where the kernel's own image can lie; plain memory is mapped below it. x86:
-    /// `__START_KERNEL_map` (Documentation/arch/x86/x86_64/mm.rst).
-    pub const fn kernel_image_vaddr(self) -> u64 {
+    /// `__START_KERNEL_map` (Documentation/arch/x86/x86_64/mm.rst). `None` where the image is mapped like all other
+    /// memory: on PowerPC it lies in the linear map.
+    pub const fn kernel_image_vaddr(self) -> Option<u64> {
         match self {
-            Machine::X86_64 => 0xffff_ffff_8000_0000,
+            Machine::X86_64 => Some(0xffff_ffff_8000_0000),
+            Machine::Ppc64 => None,
         }
     }
 }
@@ -134,6 +142,7 @@ impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Machine::X86_64 => "x86_64",
+            Machine::Ppc64 => "ppc64",
         })
     }
 }

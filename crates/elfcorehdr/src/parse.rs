@@ -43,7 +43,13 @@ impl fmt::Display for ParseError {
             Wanted::Exactly(value) => write!(f, "wanted {value:#x}"),
             Wanted::AtLeast(value) => write!(f, "wanted {value:#x} or more"),
             Wanted::AtMost(value) => write!(f, "wanted {value:#x} or less"),
-            Wanted::KnownMachine => write!(f, "wanted {:#x} ({})", Machine::X86_64.number(), Machine::X86_64),
+            Wanted::KnownMachine => {
+                f.write_str("wanted")?;
+                Machine::ALL.iter().enumerate().try_for_each(|(index, machine)| {
+                    let between = if index == 0 { "" } else { " or" };
+                    write!(f, "{between} {:#x} ({machine})", machine.number())
+                })
+            }
             Wanted::Type(which) => write!(f, "wanted {which}"),
             Wanted::Entry(fault) => write!(f, "but {fault}"),
         }

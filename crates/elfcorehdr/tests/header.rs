@@ -1,6 +1,6 @@
 //! Building and parsing headers, held against an own reading of what a capture kernel does with them.
 
-use elfcorehdr::layout::{self, ehdr, phdr, slot_offset};
+use elfcorehdr::layout::{ehdr, phdr, slot_offset};
 use elfcorehdr::{
     BuildError, Contents, EHDR_SIZE, EntryFault, Header, Load, MAX_ENTRIES, MAX_NOTE_SIZE, Machine, Note,
     PHDR_SIZE, PhysAddr, build, room_for, size_for,
@@ -196,7 +196,7 @@ fn parse_says_what_is_wrong_where() {
         (ehdr::DATA, &[2], "EI_DATA at byte 0x5 is 0x2, wanted 0x1"),
         (ehdr::IDENT_VERSION, &[0], "EI_VERSION at byte 0x6 is 0x0, wanted 0x1"),
         (ehdr::TYPE, &[2, 0], "e_type at byte 0x10 is 0x2, wanted 0x4"),
-        (ehdr::MACHINE, &[21, 0], "e_machine at byte 0x12 is 0x15, wanted 0x3e (x86_64)"),
+        (ehdr::MACHINE, &[20, 0], "e_machine at byte 0x12 is 0x14, wanted 0x3e (x86_64) or 0x15 (ppc64)"),
         (ehdr::VERSION, &[2], "e_version at byte 0x14 is 0x2, wanted 0x1"),
         (ehdr::PHOFF, &[0x80], "e_phoff at byte 0x20 is 0x80, wanted 0x40"),
         (ehdr::EHSIZE, &[52], "e_ehsize at byte 0x34 is 0x34, wanted 0x40"),
@@ -285,7 +285,9 @@ fn room_for_what_the_kernel_reports() {
     assert_eq!(room_for(u64::MAX, 4096), u64::MAX);
     assert_eq!(slot_offset(2), Some(EHDR_SIZE + 2 * PHDR_SIZE));
     assert_eq!((slot_offset(usize::MAX), size_for(usize::MAX)), (None, usize::MAX));
-    assert_eq!(layout::Machine::from_number(62), Some(Machine::X86_64));
+    for (number, machine) in [(62, Some(Machine::X86_64)), (21, Some(Machine::Ppc64)), (20, None)] {
+        assert_eq!(Machine::from_number(number), machine);
+    }
 }
 
 fn machines() -> impl Strategy<Value = (Vec<Note>, Note, Vec<Load>)> {

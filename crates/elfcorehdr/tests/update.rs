@@ -424,6 +424,39 @@ fn only_plain_memory_of_one_mapping_merges() {
     assert_eq!(held.len(), 8);
 }
 
+/// PowerPC maps its kernel like all other memory, and its header begins with memory that purgatory copies aside.
+#[test]
+fn the_linear_map_of_ppc64_is_plain_memory() {
+    const LINEAR_MAP: u64 = 0xc000_0000_0000_0000;
+    let linear = |range: PhysRange| Load { vaddr: range.start().0 | LINEAR_MAP, ..plain(range) };
+    let copied = Load { offset: PhysAddr(0x2000_0000), ..linear(range(0, 0x1_0000)) };
+    let loads = [copied, linear(range(0x1_0000, 0x1000_0000)), linear(range(0x3000_0000, 0x8000_0000))];
+    let mut bytes = vec![0; size_for(12)];
+    let (vmcoreinfo, cpus) = NOTES.split_last().unwrap();
+    let contents =
+        Contents { machine: Machine::Ppc64, cpu_notes: cpus, vmcoreinfo: *vmcoreinfo, loads: &loads };
+    build(&contents, &mut bytes).unwrap();
+    let mut nodes = nodes(&bytes);
+    let mut index = Index::rebuild(&bytes, &mut nodes).unwrap();
+    let block = range(0x8000_0000, 0x9000_0000);
+    let changes = [
+        Change::Remove(range(0, 0x2_0000)),
+        Change::Add { range: block, vaddr: block.start().0 | LINEAR_MAP },
+        Change::Remove(range(0x3000_0000, 0x4000_0000)),
+    ];
+    for change in changes {
+        let mut next = Some(change);
+        while let Some(change) = next {
+            let plan = index.plan(&bytes, change).unwrap();
+            plan.stores().iter().for_each(|store| do_store(&mut bytes, store));
+            next = plan.commit();
+        }
+    }
+    let held: Vec<Load> = Header::parse(&bytes).unwrap().loads().collect();
+    let expected = [copied, linear(range(0x2_0000, 0x1000_0000)), linear(range(0x4000_0000, 0x9000_0000))];
+    assert!(expected.iter().all(|load| held.contains(load)) && held.len() == 3, "{held:x?}");
+}
+
 /// Entries need not start or end at a page's edge. A slot that is free, or on its way, must not move the others.
 #[test]
 fn ends_inside_pages() {

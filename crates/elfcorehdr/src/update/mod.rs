@@ -473,7 +473,7 @@ struct Filled {
 
 /// Whether an entry is plain memory: read from where the dump says it was, and not the kernel's image.
 fn may_change(machine: Machine, load: &Load) -> bool {
-    load.offset == load.paddr && load.vaddr < machine.kernel_image_vaddr()
+    load.offset == load.paddr && machine.kernel_image_vaddr().is_none_or(|image| load.vaddr < image)
 }
 
 fn plain(range: PhysRange, vaddr: u64) -> Load {
