@@ -3,9 +3,10 @@
 #ifndef HOTDUMP_ABI_H
 #define HOTDUMP_ABI_H
 
+#include <linux/ioctl.h>
 #include <linux/types.h>
 
-#define HOTDUMP_VERSION 2
+#define HOTDUMP_VERSION 3
 #define HOTDUMP_FOLLOW_MEMORY 1
 #define HOTDUMP_FOLLOW_CPUS 2
 #define HOTDUMP_MAX_EXCLUDED 16
@@ -36,9 +37,17 @@
 #define HOTDUMP_REASON_SWITCHED_OFF 19
 #define HOTDUMP_REASON_LOCKDOWN 20
 #define HOTDUMP_REASON_NOT_EXCLUDED 21
-#define HOTDUMP_ARM 0xc1404801u
+#define HOTDUMP_REASON_BAD_TREE 22
+#define HOTDUMP_REASON_TREE_FULL 23
+#ifdef __powerpc__
+#define HOTDUMP_ARM 0xc1684801u
+#define HOTDUMP_DISARM 0x20004802u
+#define HOTDUMP_STATUS 0x40884803u
+#else
+#define HOTDUMP_ARM 0xc1684801u
 #define HOTDUMP_DISARM 0x00004802u
-#define HOTDUMP_STATUS 0x80784803u
+#define HOTDUMP_STATUS 0x80884803u
+#endif
 
 struct hotdump_range {
 	__u64 start;
@@ -57,10 +66,12 @@ struct hotdump_arm {
 	__u32 follow;
 	__u32 excluded_count;
 	struct hotdump_range excluded[HOTDUMP_MAX_EXCLUDED];
+	__u64 tree_pointer;
+	struct hotdump_range trees[2];
 	__u32 reason;
 	__u32 found;
 };
-_Static_assert(sizeof(struct hotdump_arm) == 320, "size");
+_Static_assert(sizeof(struct hotdump_arm) == 360, "size");
 _Static_assert(__builtin_offsetof(struct hotdump_arm, version) == 0, "version");
 _Static_assert(__builtin_offsetof(struct hotdump_arm, size) == 4, "size");
 _Static_assert(__builtin_offsetof(struct hotdump_arm, header) == 8, "header");
@@ -69,8 +80,10 @@ _Static_assert(__builtin_offsetof(struct hotdump_arm, identity) == 32, "identity
 _Static_assert(__builtin_offsetof(struct hotdump_arm, follow) == 48, "follow");
 _Static_assert(__builtin_offsetof(struct hotdump_arm, excluded_count) == 52, "excluded_count");
 _Static_assert(__builtin_offsetof(struct hotdump_arm, excluded) == 56, "excluded");
-_Static_assert(__builtin_offsetof(struct hotdump_arm, reason) == 312, "reason");
-_Static_assert(__builtin_offsetof(struct hotdump_arm, found) == 316, "found");
+_Static_assert(__builtin_offsetof(struct hotdump_arm, tree_pointer) == 312, "tree_pointer");
+_Static_assert(__builtin_offsetof(struct hotdump_arm, trees) == 320, "trees");
+_Static_assert(__builtin_offsetof(struct hotdump_arm, reason) == 352, "reason");
+_Static_assert(__builtin_offsetof(struct hotdump_arm, found) == 356, "found");
 
 struct hotdump_status {
 	__u32 version;
@@ -90,8 +103,10 @@ struct hotdump_status {
 	__u64 last_ns;
 	__u64 slowest_ns;
 	__u64 last_time;
+	__u64 tree;
+	__u64 trees_built;
 };
-_Static_assert(sizeof(struct hotdump_status) == 120, "size");
+_Static_assert(sizeof(struct hotdump_status) == 136, "size");
 _Static_assert(__builtin_offsetof(struct hotdump_status, version) == 0, "version");
 _Static_assert(__builtin_offsetof(struct hotdump_status, size) == 4, "size");
 _Static_assert(__builtin_offsetof(struct hotdump_status, armed) == 8, "armed");
@@ -109,5 +124,11 @@ _Static_assert(__builtin_offsetof(struct hotdump_status, reconciled) == 88, "rec
 _Static_assert(__builtin_offsetof(struct hotdump_status, last_ns) == 96, "last_ns");
 _Static_assert(__builtin_offsetof(struct hotdump_status, slowest_ns) == 104, "slowest_ns");
 _Static_assert(__builtin_offsetof(struct hotdump_status, last_time) == 112, "last_time");
+_Static_assert(__builtin_offsetof(struct hotdump_status, tree) == 120, "tree");
+_Static_assert(__builtin_offsetof(struct hotdump_status, trees_built) == 128, "trees_built");
+
+_Static_assert(HOTDUMP_ARM == _IOWR('H', 1, struct hotdump_arm), "ARM");
+_Static_assert(HOTDUMP_DISARM == _IO('H', 2), "DISARM");
+_Static_assert(HOTDUMP_STATUS == _IOR('H', 3, struct hotdump_status), "STATUS");
 
 #endif

@@ -48,6 +48,7 @@ void *hd_map(u64 start, u64 size);
 void hd_unmap(void *mapped);
 void *hd_alloc(u64 size);
 void hd_free(void *allocated);
+u64 hd_page_size(void);
 u32 hd_in_reservation(u64 start, u64 end);
 s64 hd_ram(struct hotdump_range *ranges, u64 room);
 s64 hd_cpus(struct hd_cpu *cpus, u64 room);

@@ -89,6 +89,11 @@ u64 hd_direct_map(void)
 	return (u64)(unsigned long)__va(0);
 }
 
+u64 hd_page_size(void)
+{
+	return PAGE_SIZE;
+}
+
 struct place {
 	u64 start;
 	u64 end;

@@ -24,7 +24,10 @@ pub(crate) struct Field {
 pub fn c_header(out: &mut impl fmt::Write) -> fmt::Result {
     writeln!(out, "/* SPDX-License-Identifier: GPL-2.0 OR MIT */")?;
     writeln!(out, "/* Written by the crate abi: `cargo run -p abi --example c_header`. */")?;
-    writeln!(out, "#ifndef HOTDUMP_ABI_H\n#define HOTDUMP_ABI_H\n\n#include <linux/types.h>\n")?;
+    writeln!(
+        out,
+        "#ifndef HOTDUMP_ABI_H\n#define HOTDUMP_ABI_H\n\n#include <linux/ioctl.h>\n#include <linux/types.h>\n"
+    )?;
     writeln!(out, "#define HOTDUMP_VERSION {}", crate::VERSION)?;
     writeln!(out, "#define HOTDUMP_FOLLOW_MEMORY {}", crate::FOLLOW_MEMORY)?;
     writeln!(out, "#define HOTDUMP_FOLLOW_CPUS {}", crate::FOLLOW_CPUS)?;
@@ -43,17 +46,31 @@ pub fn c_header(out: &mut impl fmt::Write) -> fmt::Result {
         upper_case(out, reason.name())?;
         writeln!(out, " {}", *reason as u32)?;
     }
-    for (name, number) in [
-        ("HOTDUMP_ARM", crate::IOCTL_ARM),
-        ("HOTDUMP_DISARM", crate::IOCTL_DISARM),
-        ("HOTDUMP_STATUS", crate::IOCTL_STATUS),
-    ] {
-        writeln!(out, "#define {name} {number:#010x}u")?;
-    }
+    // Both ends must have the same numbers, so they stand here as the crate has them; the last lines hold them
+    // against the kernel's.
+    writeln!(out, "#ifdef __powerpc__")?;
+    ioctls(out, crate::POWERPC)?;
+    writeln!(out, "#else")?;
+    ioctls(out, crate::GENERIC)?;
+    writeln!(out, "#endif")?;
     for shape in [crate::Range::SHAPE, crate::Arm::SHAPE, crate::Status::SHAPE] {
         structure(out, &shape)?;
     }
+    writeln!(out)?;
+    for (name, expected) in [
+        ("ARM", "_IOWR('H', 1, struct hotdump_arm)"),
+        ("DISARM", "_IO('H', 2)"),
+        ("STATUS", "_IOR('H', 3, struct hotdump_status)"),
+    ] {
+        writeln!(out, "_Static_assert(HOTDUMP_{name} == {expected}, \"{name}\");")?;
+    }
     writeln!(out, "\n#endif")
+}
+
+fn ioctls(out: &mut impl fmt::Write, directions: crate::Directions) -> fmt::Result {
+    let numbers =
+        [("ARM", directions.arm()), ("DISARM", directions.disarm()), ("STATUS", directions.status())];
+    numbers.into_iter().try_for_each(|(name, number)| writeln!(out, "#define HOTDUMP_{name} {number:#010x}u"))
 }
 
 /// Writes the name of a Rust variant as C names constants, `_LIKE_THIS`.

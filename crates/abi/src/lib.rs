@@ -14,7 +14,7 @@ pub use header::c_header;
 pub use reason::Reason;
 
 /// Version of this interface. Both ends must have the same.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// The module's device. Reading it gives the bytes of the armed crash header as they are in reserved memory.
 ///
@@ -46,18 +46,51 @@ pub const MAX_EXCLUDED: usize = 16;
 /// The ioctls' type letter.
 const IOCTL_TYPE: u32 = b'H' as u32;
 
-/// Number of an ioctl, as `_IOC` of the kernel's ioctl.h forms it on x86 and arm64: 2 bits of direction (1 writes to the
-/// kernel, 2 reads from it), 14 of size, 8 of type, 8 of number.
-const fn ioctl(direction: u32, number: u32, size: usize) -> u32 {
-    direction << 30 | (size as u32) << 16 | IOCTL_TYPE << 8 | number
+/// How an architecture forms the numbers of ioctls (`_IOC` of its uapi/asm/ioctl.h): 8 bits of number, 8 of type, then
+/// the structure's size, then these.
+#[derive(Clone, Copy)]
+pub(crate) struct Directions {
+    /// Bits below them.
+    shift: u32,
+    none: u32,
+    /// The kernel writes to user space.
+    read: u32,
+    /// The kernel reads from user space.
+    write: u32,
+}
+
+/// Those of x86, arm64 and most others (asm-generic/ioctl.h).
+pub(crate) const GENERIC: Directions = Directions { shift: 30, none: 0, read: 2, write: 1 };
+/// Those of PowerPC.
+pub(crate) const POWERPC: Directions = Directions { shift: 29, none: 1, read: 2, write: 4 };
+/// Those of the machine this is compiled for.
+const NATIVE: Directions =
+    if cfg!(any(target_arch = "powerpc64", target_arch = "powerpc")) { POWERPC } else { GENERIC };
+
+impl Directions {
+    const fn number(self, direction: u32, number: u32, size: usize) -> u32 {
+        direction << self.shift | (size as u32) << 16 | IOCTL_TYPE << 8 | number
+    }
+
+    pub(crate) const fn arm(self) -> u32 {
+        self.number(self.read | self.write, 1, size_of::<Arm>())
+    }
+
+    pub(crate) const fn disarm(self) -> u32 {
+        self.number(self.none, 2, 0)
+    }
+
+    pub(crate) const fn status(self) -> u32 {
+        self.number(self.read, 3, size_of::<Status>())
+    }
 }
 
 /// Takes an [`Arm`]: follow the machine in this crash image. On an error [`Arm::reason`] says why.
-pub const IOCTL_ARM: u32 = ioctl(3, 1, size_of::<Arm>());
+pub const IOCTL_ARM: u32 = NATIVE.arm();
 /// Takes nothing: stop following. The image stays loaded.
-pub const IOCTL_DISARM: u32 = ioctl(0, 2, 0);
+pub const IOCTL_DISARM: u32 = NATIVE.disarm();
 /// Gives a [`Status`].
-pub const IOCTL_STATUS: u32 = ioctl(2, 3, size_of::<Status>());
+pub const IOCTL_STATUS: u32 = NATIVE.status();
 
 /// Defines a structure of the interface and the table that the C header is written from.
 macro_rules! structure {
@@ -101,7 +134,7 @@ structure! {
         version: u32, "__u32" "";
         /// Size of this structure in bytes.
         size: u32, "__u32" "";
-        /// Where the crash header is, with its room to grow. Whole pages.
+        /// Where the crash header is, with its room to grow. Whole pages of the running kernel, 4 KiB at the least.
         header: Range, "struct hotdump_range" "";
         /// Where the image carries its identity.
         identity_at: u64, "__u64" "";
@@ -113,6 +146,12 @@ structure! {
         excluded_count: u32, "__u32" "";
         /// RAM that a dump shall not hold: low memory, the reservations. Lowest first; the header lies in one of them.
         excluded: [Range; MAX_EXCLUDED], "struct hotdump_range" "[HOTDUMP_MAX_EXCLUDED]";
+        /// Where purgatory keeps the physical address of the device tree in force, 8 bytes at a multiple of 8; 0 on
+        /// architectures whose capture kernels take no tree.
+        tree_pointer: u64, "__u64" "";
+        /// The two places for device trees, each with its room to grow: the one in force first, then the spare one,
+        /// whose content does not matter. Whole pages, of equal size. Empty where `tree_pointer` is 0.
+        trees: [Range; 2], "struct hotdump_range" "[2]";
         /// Answer: a [`Reason`] where arming failed.
         reason: u32, "__u32" "";
         /// Answer: what was found in its place, if the reason has something to tell; else 0.
@@ -157,5 +196,9 @@ structure! {
         slowest_ns: u64, "__u64" "";
         /// When the last of these events was, in seconds since 1970; 0 if there was none.
         last_time: u64, "__u64" "";
+        /// Physical address of the followed image's device tree in force; 0 where it has none.
+        tree: u64, "__u64" "";
+        /// Device trees written since the module was loaded.
+        trees_built: u64, "__u64" "";
     }
 }

@@ -48,9 +48,10 @@ reasons! {
     /// Addresses are not in a crash reservation.
     OutsideReservation = 10, "the image does not lie in the crash kernel's reservation";
     /// Addresses do not start or end where they must.
-    Misaligned = 11, "the crash header is not whole pages or no size for one, or the image's identity no two whole words";
-    /// The identity lies in the header.
-    Overlap = 12, "the image's identity lies in the crash header";
+    Misaligned = 11, "the crash header or a device tree is not whole pages or no size for one, or the image's identity or the word that names the \
+         tree not whole words";
+    /// What the request names lies in one another.
+    Overlap = 12, "the crash header, the image's identity, its device trees and the word that names the tree overlap";
     /// The header does not parse.
     BadHeader = 13, "the crash header is not one that a capture kernel takes";
     /// Another image is armed.
@@ -69,6 +70,10 @@ reasons! {
     Lockdown = 20, "the kernel is locked down";
     /// A dump would hold the image itself.
     NotExcluded = 21, "the crash image is not among the memory that a dump leaves out";
+    /// The device tree in force does not parse, or is not the one that the word names.
+    BadTree = 22, "the crash image's device tree is not one that a capture kernel takes, or not the one it would take";
+    /// The device tree with the machine's CPUs does not fit its place.
+    TreeFull = 23, "the device tree with all CPUs does not fit its place: load again with more room";
 }
 
 impl Reason {
@@ -80,6 +85,6 @@ impl Reason {
     /// Whether the module let go because of what it found, or could not do, at a change of the machine: the image may
     /// still be loaded, its header is whole, but lacks that change. Only a new load helps.
     pub fn is_stale(self) -> bool {
-        matches!(self, Self::Changed | Self::NotOurs | Self::Full | Self::Update)
+        matches!(self, Self::Changed | Self::NotOurs | Self::Full | Self::Update | Self::TreeFull)
     }
 }

@@ -3,13 +3,14 @@
 use abi::{Arm, FOLLOW_CPUS, FOLLOW_MEMORY, Reason};
 use elfcorehdr::{Header, Machine, PhysAddr, PhysRange};
 
+use crate::arch::Arch;
 use crate::{Cpu, Excluded, Image, Live, Moment, State};
 
-/// Pages are this large.
-const PAGE: u64 = 4096;
+/// Most bytes that a header has room for: all slots that one can count, in whole pages of the largest kind, 64 KiB.
+const MAX_HEADER: u64 = (elfcorehdr::size_for(elfcorehdr::MAX_ENTRIES) as u64).next_multiple_of(0x1_0000);
 
-/// Most bytes that a header has room for: all slots that one can count, in whole pages.
-const MAX_HEADER: u64 = (elfcorehdr::size_for(elfcorehdr::MAX_ENTRIES) as u64).next_multiple_of(PAGE);
+/// Most bytes that a device tree has room for. Machines of 2,000 CPUs have 2 MiB; two copies of it are allocated.
+const MAX_TREE: u64 = 16 << 20;
 
 // Numbers of Linux's errors, the same on all architectures that we know.
 const EAGAIN: i32 = 11;
@@ -49,6 +50,10 @@ pub trait Kernel<'m> {
     /// A list of memory.
     type Ram: AsRef<[abi::Range]>;
 
+    /// What the machine's architecture asks of an image.
+    fn arch(&self) -> &'static Arch;
+    /// Size of the kernel's pages in bytes, a power of two.
+    fn page_size(&self) -> u64;
     /// Whether all of a range lies in a crash reservation.
     fn in_reservation(&self, range: PhysRange) -> bool;
     /// Whether a crash image is loaded.
@@ -82,7 +87,7 @@ pub fn arm<'m, K: Kernel<'m>>(
     wanted: u32,
     loads_before: u64,
 ) -> Result<u32, Refused> {
-    let checked = check(request, wanted)?;
+    let checked = check(request, wanted, kernel.arch(), kernel.page_size())?;
     kernel.drop_dead();
     // From here on every load or unload is noticed, so what is found now stays true or the arming fails.
     let begin = |state: &mut State<'m, K::Live>| match state.loads().wrapping_sub(loads_before) {
@@ -91,10 +96,10 @@ pub fn arm<'m, K: Kernel<'m>>(
         _ => Err(Reason::OtherLoad),
     };
     let start = kernel.locked(begin)?;
-    if !kernel.in_reservation(checked.header) || !kernel.in_reservation(checked.identity_at) {
+    if !checked.parts().all(|part| kernel.in_reservation(part)) {
         return Err(Reason::OutsideReservation.into());
     }
-    if checked.excluded.pieces(checked.header).next().is_some() {
+    if checked.written().any(|part| checked.excluded.pieces(part).next().is_some()) {
         return Err(Reason::NotExcluded.into());
     }
     if !kernel.is_loaded() {
@@ -146,17 +151,43 @@ pub struct Request {
     pub identity_at: PhysRange,
     /// The identity, as two words of memory.
     pub identity: [u64; 2],
+    /// The device trees; `None` where the architecture has none.
+    pub trees: Option<Trees>,
     /// RAM that a dump shall not hold.
     pub excluded: Excluded,
     /// What is to be followed.
     pub follow: u32,
 }
 
-/// Holds a request against the rules; `wanted` is what may be followed at all.
+/// Where an image's device trees are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trees {
+    /// The word that holds the address of the tree in force.
+    pub pointer: PhysRange,
+    /// The two places, of equal size; whole pages. First the one in force when the image was loaded.
+    pub places: [PhysRange; 2],
+}
+
+impl Request {
+    /// All that the request names of the image.
+    fn parts(&self) -> impl Iterator<Item = PhysRange> + Clone {
+        let pointer = self.trees.map(|trees| trees.pointer);
+        self.written().chain([self.identity_at]).chain(pointer)
+    }
+
+    /// What of it is followed and written in whole.
+    fn written(&self) -> impl Iterator<Item = PhysRange> + Clone {
+        let trees = self.trees.map(|trees| trees.places);
+        core::iter::once(self.header).chain(trees.into_iter().flatten())
+    }
+}
+
+/// Holds a request against the rules; `wanted` is what may be followed at all, `page` the size of the kernel's pages in
+/// bytes.
 ///
 /// # Errors
 /// Why it cannot be.
-pub fn check(request: &Arm, wanted: u32) -> Result<Request, Reason> {
+pub fn check(request: &Arm, wanted: u32, arch: &Arch, page: u64) -> Result<Request, Reason> {
     if request.version != abi::VERSION || request.size as usize != size_of::<Arm>() {
         return Err(Reason::Version);
     }
@@ -167,20 +198,51 @@ pub fn check(request: &Arm, wanted: u32) -> Result<Request, Reason> {
     if follow == 0 {
         return Err(Reason::SwitchedOff);
     }
-    let header = PhysRange::new(PhysAddr(request.header.start), PhysAddr(request.header.end));
-    let header = header.filter(|header| !header.is_empty() && header.len() <= MAX_HEADER);
-    let header = header.filter(|header| header.start().is_aligned(PAGE) && header.end().is_aligned(PAGE));
-    let header = header.ok_or(Reason::Misaligned)?;
-    let identity_at = PhysRange::from_len(PhysAddr(request.identity_at), request.identity.len() as u64);
-    let identity_at = identity_at.filter(|at| at.start().is_aligned(8)).ok_or(Reason::Misaligned)?;
-    if identity_at.overlaps(header) {
-        return Err(Reason::Overlap);
-    }
+    let header = pages(request.header, MAX_HEADER, page)?;
+    let identity_at = words(request.identity_at, request.identity.len() as u64)?;
+    let trees = check_trees(request, arch, page)?;
     let excluded = request.excluded.get(..request.excluded_count as usize).and_then(Excluded::new);
     let excluded = excluded.ok_or(Reason::BadRequest)?;
     let (low, high) = request.identity.split_at(8);
     let word = |bytes: &[u8]| bytes.first_chunk().copied().map_or(0, u64::from_ne_bytes);
-    Ok(Request { header, identity_at, identity: [word(low), word(high)], excluded, follow })
+    let checked = Request { header, identity_at, identity: [word(low), word(high)], trees, excluded, follow };
+    let mut parts = checked.parts();
+    while let Some(part) = parts.next() {
+        if parts.clone().any(|other| other.overlaps(part)) {
+            return Err(Reason::Overlap);
+        }
+    }
+    Ok(checked)
+}
+
+fn check_trees(request: &Arm, arch: &Arch, page: u64) -> Result<Option<Trees>, Reason> {
+    let names_none = request.tree_pointer == 0 && request.trees == [abi::Range::default(); 2];
+    match (arch.has_tree, names_none) {
+        (false, true) => return Ok(None),
+        (true, false) => {}
+        _ => return Err(Reason::BadRequest),
+    }
+    let [first, second] = request.trees;
+    let places = [pages(first, MAX_TREE, page)?, pages(second, MAX_TREE, page)?];
+    if first.end - first.start != second.end - second.start {
+        return Err(Reason::Misaligned);
+    }
+    Ok(Some(Trees { pointer: words(request.tree_pointer, 8)?, places }))
+}
+
+/// A range of whole pages, with at least one and at most `limit` bytes.
+fn pages(range: abi::Range, limit: u64, page: u64) -> Result<PhysRange, Reason> {
+    let range = PhysRange::new(PhysAddr(range.start), PhysAddr(range.end));
+    let range = range.filter(|range| !range.is_empty() && range.len() <= limit);
+    range
+        .filter(|range| range.start().is_aligned(page) && range.end().is_aligned(page))
+        .ok_or(Reason::Misaligned)
+}
+
+/// A range of words of 8 bytes.
+fn words(start: u64, len: u64) -> Result<PhysRange, Reason> {
+    let range = PhysRange::from_len(PhysAddr(start), len);
+    range.filter(|range| range.start().is_aligned(8)).ok_or(Reason::Misaligned)
 }
 
 /// Whether the notes of these CPUs, the possible ones in order, can be followed in `header`: it has a note for each, and

@@ -10,6 +10,7 @@ use abi::{Arm, FOLLOW_CPUS, Reason, Status};
 use elfcorehdr::update::{Index, Node, Store, Width};
 use elfcorehdr::{PhysAddr, PhysRange};
 
+use crate::arch::{self, Arch};
 use crate::arming::{self, Kernel, Refused, Request};
 use crate::{Cpu, Image, Live, Memory, State};
 
@@ -18,6 +19,7 @@ unsafe extern "C" {
     fn hd_unmap(mapped: *mut u8);
     fn hd_alloc(size: u64) -> *mut u8;
     fn hd_free(allocated: *mut u8);
+    safe fn hd_page_size() -> u64;
     safe fn hd_in_reservation(start: u64, end: u64) -> u32;
     safe fn hd_image_loaded() -> u32;
     fn hd_ram(ranges: *mut abi::Range, room: u64) -> i64;
@@ -201,6 +203,14 @@ struct Shim;
 impl Kernel<'static> for Shim {
     type Live = Reserved;
     type Ram = Allocated<abi::Range>;
+
+    fn arch(&self) -> &'static Arch {
+        &arch::NATIVE
+    }
+
+    fn page_size(&self) -> u64 {
+        hd_page_size()
+    }
 
     fn in_reservation(&self, range: PhysRange) -> bool {
         hd_in_reservation(range.start().0, range.end().0) != 0

@@ -9,6 +9,7 @@
 //! module is linked from would not link.
 #![cfg_attr(not(test), no_std)]
 
+pub mod arch;
 pub mod arming;
 #[cfg(target_os = "none")]
 mod ffi;

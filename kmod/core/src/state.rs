@@ -258,6 +258,8 @@ impl<'m, L: Live> State<'m, L> {
             last_ns: self.last_ns,
             slowest_ns: self.slowest_ns,
             last_time: self.last_time,
+            tree: 0,
+            trees_built: 0,
         }
     }
 }

@@ -8,6 +8,7 @@ use elfcorehdr::update::{Change, Index};
 use elfcorehdr::{Header, PhysRange, RangeVec};
 use fake::judge::capture_kernel;
 use fake::{BLOCK, BOOT_BLOCKS, DIRECT_MAP, Fake, NOTES, ROOM, block, nodes, range};
+use kmod_core::arch::{Arch, PPC64, X86_64};
 use kmod_core::arming::{self, Kernel, Refused, Request};
 use kmod_core::{Cpu, Image, Memory, State};
 use proptest::prelude::*;
@@ -95,6 +96,7 @@ struct Machine {
     script: RefCell<Vec<Step>>,
     is_reserved: fn(PhysRange) -> bool,
     ram_is_short: Cell<bool>,
+    arch: &'static Arch,
 }
 
 impl Machine {
@@ -122,6 +124,7 @@ impl Machine {
             script: RefCell::new(steps),
             is_reserved: |range| range.start().0 >= 0xc000_0000 && range.end().0 <= 0xd000_0000,
             ram_is_short: Cell::new(false),
+            arch: &X86_64,
         }
     }
 
@@ -192,6 +195,14 @@ impl Kernel<'static> for Machine {
     type Live = Fake;
     type Ram = Vec<abi::Range>;
 
+    fn arch(&self) -> &'static Arch {
+        self.arch
+    }
+
+    fn page_size(&self) -> u64 {
+        0x1000
+    }
+
     fn in_reservation(&self, range: PhysRange) -> bool {
         (self.is_reserved)(range)
     }
@@ -247,7 +258,7 @@ fn a_good_request_is_followed() {
 #[test]
 fn requests_that_lie_are_refused() {
     type Wrong = (fn(&mut Arm), Reason);
-    let wrong: [Wrong; 23] = [
+    let wrong: [Wrong; 26] = [
         (|arm| arm.version += 1, Reason::Version),
         (|arm| arm.version = 0, Reason::Version),
         (|arm| arm.size -= 8, Reason::Version),
@@ -276,6 +287,13 @@ fn requests_that_lie_are_refused() {
             },
             Reason::OutsideReservation,
         ),
+        // x86 has no device trees.
+        (|arm| arm.tree_pointer = HEADER + 0x4000, Reason::BadRequest),
+        (
+            |arm| arm.trees[0] = abi::Range { start: HEADER + 0x8000, end: HEADER + 0x9000 },
+            Reason::BadRequest,
+        ),
+        (|arm| arm.trees[1].end = 1, Reason::BadRequest),
     ];
     for (change, reason) in wrong {
         let mut arm = request();
@@ -288,14 +306,62 @@ fn requests_that_lie_are_refused() {
     }
 }
 
+/// Pages are the kernel's, of 4 or of 64 KiB.
+#[test]
+fn requests_with_trees_that_lie_are_refused() {
+    type Wrong = (fn(&mut Arm), Reason);
+    let page = 0x1_0000;
+    let mut good = request();
+    good.header.end = HEADER + page;
+    good.identity_at = HEADER + page + 0x10;
+    good.tree_pointer = HEADER + page + 0x28;
+    let place = |number| abi::Range { start: HEADER + number * page, end: HEADER + (number + 2) * page };
+    good.trees = [place(2), place(4)];
+    let check = |arm: &Arm, page| arming::check(arm, ALL, &PPC64, page);
+    let trees = check(&good, page).unwrap().trees.unwrap();
+    assert_eq!(trees.pointer, range(HEADER + page + 0x28, HEADER + page + 0x30));
+    assert_eq!(trees.places[1], range(HEADER + 4 * page, HEADER + 6 * page));
+    let wrong: [Wrong; 19] = [
+        (|arm| (arm.tree_pointer, arm.trees) = (0, [abi::Range::default(); 2]), Reason::BadRequest),
+        (|arm| arm.header.end = HEADER + 0x1000, Reason::Misaligned),
+        (|arm| arm.trees[0].start += 0x1000, Reason::Misaligned),
+        (|arm| arm.trees[1].end -= 0x1000, Reason::Misaligned),
+        (|arm| arm.trees[0] = abi::Range::default(), Reason::Misaligned),
+        (|arm| arm.trees[1].end = arm.trees[1].start, Reason::Misaligned),
+        (|arm| arm.trees[1].end = 0, Reason::Misaligned),
+        (|arm| arm.trees[1].end += 0x1_0000, Reason::Misaligned),
+        (|arm| arm.trees[1].end = !0xffff, Reason::Misaligned),
+        (|arm| arm.tree_pointer += 4, Reason::Misaligned),
+        (|arm| arm.tree_pointer = u64::MAX - 7, Reason::Misaligned),
+        (|arm| arm.tree_pointer = arm.identity_at + 8, Reason::Overlap),
+        (|arm| arm.tree_pointer = HEADER + 8, Reason::Overlap),
+        (|arm| arm.tree_pointer = arm.trees[1].end - 8, Reason::Overlap),
+        (|arm| arm.identity_at = arm.trees[0].start, Reason::Overlap),
+        (|arm| arm.trees[1] = arm.trees[0], Reason::Overlap),
+        (|arm| arm.trees[0] = abi::Range { start: HEADER, end: HEADER + 0x2_0000 }, Reason::Overlap),
+        (
+            |arm| arm.trees[1] = abi::Range { start: HEADER - 0x1_0000, end: HEADER + 0x1_0000 },
+            Reason::Overlap,
+        ),
+        (|arm| arm.header.end = HEADER + 0x3_0000, Reason::Overlap),
+    ];
+    for (change, reason) in wrong {
+        let mut arm = good;
+        change(&mut arm);
+        assert_eq!(check(&arm, page).err(), Some(reason), "{arm:x?}");
+    }
+    good.header.end = HEADER + 0x1000;
+    assert!(check(&good, 0x1000).is_ok());
+}
+
 #[test]
 fn what_is_switched_off_is_not_followed() {
-    let refused = |wanted| arming::check(&request(), wanted).err();
+    let refused = |wanted| arming::check(&request(), wanted, &X86_64, 0x1000).err();
     assert_eq!(refused(0), Some(Reason::SwitchedOff));
-    let memory = arming::check(&request(), FOLLOW_MEMORY).unwrap();
+    let memory = arming::check(&request(), FOLLOW_MEMORY, &X86_64, 0x1000).unwrap();
     assert_eq!(memory.follow, FOLLOW_MEMORY);
     let cpus = Arm { follow: FOLLOW_CPUS, ..request() };
-    assert_eq!(arming::check(&cpus, FOLLOW_MEMORY).err(), Some(Reason::SwitchedOff));
+    assert_eq!(arming::check(&cpus, FOLLOW_MEMORY, &X86_64, 0x1000).err(), Some(Reason::SwitchedOff));
 }
 
 #[test]
@@ -535,6 +601,8 @@ fn encoded(arm: &Arm) -> Vec<u32> {
     words.extend(arm.identity.as_chunks::<4>().0.iter().copied().map(u32::from_ne_bytes));
     words.extend([arm.follow, arm.excluded_count]);
     words.extend(arm.excluded.iter().flat_map(|range| [range.start, range.end]).flat_map(wide));
+    words.extend(wide(arm.tree_pointer));
+    words.extend(arm.trees.iter().flat_map(|range| [range.start, range.end]).flat_map(wide));
     words.extend([arm.reason, arm.found]);
     words
 }
@@ -555,7 +623,9 @@ fn decoded(words: &[u32]) -> Arm {
         follow: words[12],
         excluded_count: words[13],
         excluded: std::array::from_fn(|at| range(14 + 4 * at)),
-        reason: words[78],
-        found: words[79],
+        tree_pointer: wide(78),
+        trees: [range(80), range(84)],
+        reason: words[88],
+        found: words[89],
     }
 }

@@ -194,6 +194,8 @@ pub(super) fn to_bytes(arm: &Arm) -> Vec<u8> {
     bytes.extend(arm.identity);
     bytes.extend([arm.follow, arm.excluded_count].iter().flat_map(|number| number.to_ne_bytes()));
     ranges(&mut bytes, &arm.excluded);
+    bytes.extend(arm.tree_pointer.to_ne_bytes());
+    ranges(&mut bytes, &arm.trees);
     bytes.extend([arm.reason, arm.found].iter().flat_map(|number| number.to_ne_bytes()));
     bytes
 }
