@@ -76,6 +76,23 @@ impl Root {
         self.path(path).exists()
     }
 
+    /// Names in a directory and whether each is a directory itself, in the order of the names.
+    pub(crate) fn entries(&self, path: &str) -> Result<Vec<(String, bool)>, HostError> {
+        let path = self.path(path);
+        let fail = |source| HostError::Read { path: path.clone(), source, hint: "" };
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&path).map_err(fail)? {
+            let entry = entry.map_err(fail)?;
+            let is_directory = entry.file_type().map_err(fail)?.is_dir();
+            let name = entry.file_name().into_string();
+            let name =
+                name.map_err(|odd| Fault::new(&odd.to_string_lossy(), "a name in UTF-8").in_file(&path))?;
+            found.push((name, is_directory));
+        }
+        found.sort_unstable();
+        Ok(found)
+    }
+
     /// Names in a directory of numbered entries (`0`, `1`, ... as sysfs numbers tables), in the order of their
     /// numbers; empty if there is no such directory.
     pub(crate) fn numbered(&self, path: &str) -> Result<Vec<u32>, HostError> {

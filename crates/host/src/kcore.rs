@@ -2,7 +2,7 @@
 
 use crate::KernelText;
 use crate::error::{Fault, HostError};
-use elfcorehdr::{PhysAddr, PhysRange};
+use elfcorehdr::{Machine, PhysAddr, PhysRange};
 use object::elf::{FileHeader64, PT_LOAD, ProgramHeader64};
 use object::read::elf::{FileHeader, ProgramHeader};
 use object::{LittleEndian, endian};
@@ -10,9 +10,6 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-
-/// x86_64: the kernel's own mapping lies at or above this (`__START_KERNEL_map`), the direct map of all memory below.
-const KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
 
 /// Physical address of entries that have none (vmalloc space, the page array): -1, in all kernels since 4.11.
 const NO_PADDR: u64 = u64::MAX;
@@ -25,6 +22,15 @@ struct Segment {
     phys: PhysRange,
     vaddr: u64,
     offset: u64,
+    /// Whether it is a mapping of the kernel's image of its own, beside the direct map of all memory.
+    image: bool,
+}
+
+impl Segment {
+    fn paddr_of(&self, vaddr: u64) -> Option<PhysAddr> {
+        let offset = vaddr.checked_sub(self.vaddr).filter(|offset| *offset < self.phys.len())?;
+        self.phys.start().checked_add(offset)
+    }
 }
 
 /// An open `/proc/kcore` with the map of its segments as it was when it was opened.
@@ -78,13 +84,18 @@ impl Kcore {
 
     /// What to add to a physical address to get its virtual address in the kernel's direct map of all memory.
     pub fn direct_map_offset(&self) -> Option<u64> {
-        let mapped = self.segments.iter().find(|segment| segment.vaddr < KERNEL_MAP)?;
+        let mapped = self.segments.iter().find(|segment| !segment.image)?;
         mapped.vaddr.checked_sub(mapped.phys.start().0)
     }
 
-    /// The running kernel's image: `_text` to `_end`.
+    /// Where the kernel's variable at the virtual address `vaddr` lies in memory; `None` where that is not mapped.
+    pub fn paddr_of(&self, vaddr: u64) -> Option<PhysAddr> {
+        self.segments.iter().find_map(|segment| segment.paddr_of(vaddr))
+    }
+
+    /// The running kernel's image, `_text` to `_end`; `None` where it has no mapping of its own (PowerPC).
     pub fn kernel_text(&self) -> Option<KernelText> {
-        let text = self.segments.iter().find(|segment| segment.vaddr >= KERNEL_MAP)?;
+        let text = self.segments.iter().find(|segment| segment.image)?;
         Some(KernelText { paddr: text.phys.start(), vaddr: text.vaddr, size: text.phys.len() })
     }
 }
@@ -116,17 +127,20 @@ fn parse_segments(bytes: &[u8]) -> Result<Vec<Segment>, Fault> {
     let header = FileHeader64::<LittleEndian>::parse(bytes).map_err(fault)?;
     let endian = LittleEndian;
     let headers = header.program_headers(endian, bytes).map_err(fault)?;
+    let machine = Machine::from_number(header.e_machine(endian).0);
+    let image = machine.and_then(Machine::kernel_image_vaddr);
     let mut segments: Vec<Segment> = headers
         .iter()
         .filter(|entry| entry.p_type(endian) == PT_LOAD && entry.p_paddr(endian) != NO_PADDR)
         .filter_map(|entry| {
             let phys = PhysRange::from_len(PhysAddr(entry.p_paddr(endian)), entry.p_memsz(endian))?;
-            Some(Segment { phys, vaddr: entry.p_vaddr(endian), offset: entry.p_offset(endian) })
+            let (vaddr, offset) = (entry.p_vaddr(endian), entry.p_offset(endian));
+            Some(Segment { phys, vaddr, offset, image: image.is_some_and(|image| vaddr >= image) })
         })
         .filter(|segment| !segment.phys.is_empty())
         .collect();
     // The direct map before the kernel's own mapping of the same memory.
-    segments.sort_by_key(|segment| (segment.vaddr >= KERNEL_MAP, segment.phys));
+    segments.sort_by_key(|segment| (segment.image, segment.phys));
     Ok(segments)
 }
 

@@ -8,6 +8,7 @@
 
 mod console;
 mod cpus;
+mod devicetree;
 mod error;
 mod files;
 mod firmware;
@@ -18,13 +19,14 @@ mod state;
 
 pub use console::SerialPort;
 pub use cpus::Cpus;
+pub use devicetree::{DeviceNode, DeviceProperty};
 pub use error::HostError;
 pub use firmware::{Efi, EfiRuntimeRegion, FirmwareKind, FirmwareRange, SetupData};
 pub use iomem::{Iomem, Resource};
 pub use kcore::Kcore;
 pub use state::{CrashHotplug, KexecState, Lockdown, ModuleSwitches};
 
-use elfcorehdr::{Note, PhysAddr, PhysRange, RangeVec};
+use elfcorehdr::{Machine, Note, PhysAddr, PhysRange, RangeVec};
 use error::Fault;
 use files::{Root, decimal, hex, switch};
 use iomem::IomemFault;
@@ -32,12 +34,22 @@ use memory::BlockState;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 
-/// The first megabyte. x86 keeps it out of crash headers: firmware and early boot code use it, and the capture kernel
-/// itself starts there.
-const FIRST_MIB: PhysRange = match PhysRange::new(PhysAddr(0), PhysAddr(1 << 20)) {
-    Some(range) => range,
-    None => unreachable!(),
-};
+/// The architecture that this program is built for.
+const NATIVE: Machine = if cfg!(target_arch = "powerpc64") { Machine::Ppc64 } else { Machine::X86_64 };
+
+/// Memory from address 0 that crash headers leave out. x86: the first megabyte, which firmware and early boot code use, and
+/// where the capture kernel itself starts. PowerPC: the first 64 KiB, where the capture kernel puts its exception vectors;
+/// purgatory copies them aside.
+const fn low_memory(machine: Machine) -> PhysRange {
+    let end = match machine {
+        Machine::Ppc64 => 64 << 10,
+        _ => 1 << 20,
+    };
+    match PhysRange::new(PhysAddr(0), PhysAddr(end)) {
+        Some(range) => range,
+        None => unreachable!(),
+    }
+}
 
 /// The crash reservations (`crashkernel=`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +83,7 @@ impl KernelText {
 #[derive(Clone, Debug)]
 pub struct Host {
     root: Root,
+    machine: Machine,
 }
 
 impl Host {
@@ -79,9 +92,19 @@ impl Host {
         Self::at("/")
     }
 
-    /// The machine whose `/proc` and `/sys` lie below `root`.
+    /// The machine whose `/proc` and `/sys` lie below `root`, of the architecture that this program is built for.
     pub fn at(root: impl Into<PathBuf>) -> Self {
-        Self { root: Root::new(root.into()) }
+        Self::recorded(root, NATIVE)
+    }
+
+    /// The machine that was recorded below `root`.
+    pub fn recorded(root: impl Into<PathBuf>, machine: Machine) -> Self {
+        Self { root: Root::new(root.into()), machine }
+    }
+
+    /// The machine's architecture.
+    pub fn machine(&self) -> Machine {
+        self.machine
     }
 
     /// Who owns which physical addresses.
@@ -95,10 +118,11 @@ impl Host {
         })
     }
 
-    /// The crash reservations; `None` if the machine was booted without.
+    /// The crash reservations; `None` if the machine was booted without. PowerPC's kernels say theirs in the device tree, and
+    /// few of them in the resource tree too.
     pub fn reservations(&self) -> Result<Option<Reservations>, HostError> {
         match self.iomem()?.crash_reservations().as_slice() {
-            [] => Ok(None),
+            [] => Ok(devicetree::crash_reservation(&self.root)?.map(|main| Reservations { main, low: None })),
             [main] => Ok(Some(Reservations { main: *main, low: None })),
             [low, main] => Ok(Some(Reservations { main: *main, low: Some(*low) })),
             more => {
@@ -106,6 +130,21 @@ impl Host {
                 Err(Fault::new(&found, "at most a low and a high one")
                     .in_file(&self.root.path("/proc/iomem")))
             }
+        }
+    }
+
+    /// Size of the pages that the running kernel manages memory in, in bytes. PowerPC's kernels are built for 4 KiB or 64 KiB
+    /// and tell every process which.
+    pub fn page_size(&self) -> Result<u64, HostError> {
+        match self.machine {
+            Machine::Ppc64 => {
+                const PATH: &str = "/proc/self/auxv";
+                let vector = self.root.bytes(PATH, "is /proc mounted?")?;
+                let fault =
+                    || Fault::new(&format!("{} bytes", vector.len()), "AT_PAGESZ with a power of two");
+                state::page_size(&vector).ok_or_else(|| fault().in_file(&self.root.path(PATH)))
+            }
+            _ => Ok(4096),
         }
     }
 
@@ -155,6 +194,12 @@ impl Host {
         }
         map.sort_by_key(|entry| entry.range);
         Ok(map)
+    }
+
+    /// The device tree that the running kernel shows, CPUs and memory that came or went included; `None` on machines
+    /// without one. Takes root: some properties are for nobody else.
+    pub fn device_tree(&self) -> Result<Option<DeviceNode>, HostError> {
+        devicetree::read(&self.root)
     }
 
     /// The boot parameters that the running kernel was started with (x86: `struct boot_params`, 4096 bytes).
@@ -309,8 +354,11 @@ impl Host {
     }
 
     /// The running kernel's image, from /proc/kcore or, where that is closed, from /proc/iomem and /proc/kallsyms;
-    /// `None` where the kernel hides its addresses.
+    /// `None` where the kernel hides its addresses, and where its image has no mapping of its own (PowerPC).
     pub fn kernel_text(&self) -> Result<Option<KernelText>, HostError> {
+        if self.machine.kernel_image_vaddr().is_none() {
+            return Ok(None);
+        }
         if let Ok(kcore) = self.kcore()
             && let Some(text) = kcore.kernel_text()
         {
@@ -351,16 +399,31 @@ impl Host {
         Ok(found)
     }
 
-    /// All memory that a complete dump holds: what the kernel runs on, without the first megabyte, the crash
-    /// reservations, and memory that the capture kernel will use as its own.
+    /// All memory that a complete dump holds: what the kernel and firmware run on, without [low
+    /// memory](Self::low_memory), the crash reservations, and memory that the capture kernel will use as its own.
     pub fn expected_ram(&self) -> Result<RangeVec, HostError> {
-        Ok(self.iomem()?.ram().difference(&self.spared_ram()?).collect())
+        let used: RangeVec = self.iomem()?.ram().iter().chain(self.firmware_memory()?.iter()).collect();
+        Ok(used.difference(&self.spared_ram()?).collect())
+    }
+
+    /// Memory from address 0 that no plain entry of a crash header names: the capture kernel uses it, and where it is to be
+    /// in the dump, purgatory copies it aside.
+    pub fn low_memory(&self) -> PhysRange {
+        low_memory(self.machine)
+    }
+
+    /// Memory that PowerPC's firmware lies in (RTAS, OPAL) or has lent to devices, as the device tree tells: in use whatever
+    /// else lies around it, be it the crash reservation. Empty on machines without a device tree.
+    pub fn firmware_memory(&self) -> Result<RangeVec, HostError> {
+        devicetree::firmware_memory(&self.root)
     }
 
     /// Memory that a dump does not hold though the kernel runs on it, see [`Host::expected_ram`].
     pub fn spared_ram(&self) -> Result<RangeVec, HostError> {
         let cma = self.kexec()?.cma_ranges;
-        Ok([FIRST_MIB].into_iter().chain(self.iomem()?.crash_reservations()).chain(cma).collect())
+        let reservations = self.reservations()?;
+        let crash = reservations.into_iter().flat_map(|found| [found.main].into_iter().chain(found.low));
+        Ok([self.low_memory()].into_iter().chain(crash).chain(cma).collect())
     }
 
     /// RAM that is not in use: it lies in no memory block that is online. A block may be offline, or on its way there; of a

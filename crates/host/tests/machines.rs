@@ -1,5 +1,6 @@
 //! Recorded machines (see fixtures/README.md), fact by fact.
 
+use elfcorehdr::Machine::{Ppc64, X86_64};
 use elfcorehdr::{Note, PhysAddr, PhysRange};
 use host::{
     CrashHotplug, EfiRuntimeRegion, FirmwareKind, Host, HostError, KernelText, KexecState, Lockdown,
@@ -10,6 +11,14 @@ use std::path::{Path, PathBuf};
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+fn x86(name: &str) -> Host {
+    Host::recorded(fixture(name), X86_64)
+}
+
+fn ppc64(name: &str) -> Host {
+    Host::recorded(fixture(name), Ppc64)
 }
 
 fn range(start: u64, end: u64) -> PhysRange {
@@ -150,7 +159,7 @@ fn machines() -> Vec<Machine> {
 fn facts_of_each_machine() {
     for machine in machines() {
         let name = machine.name;
-        let host = Host::at(fixture(name));
+        let host = x86(name);
         assert_eq!(host.kernel_release().unwrap(), machine.release, "{name}");
         let cmdline = host.cmdline().unwrap();
         assert!(cmdline.split(' ').any(|word| word == machine.crashkernel), "{name}: {cmdline}");
@@ -168,7 +177,7 @@ fn facts_of_each_machine() {
 fn memory_of_each_machine() {
     for machine in machines() {
         let name = machine.name;
-        let host = Host::at(fixture(name));
+        let host = x86(name);
         let iomem = host.iomem().unwrap();
         assert_eq!(iomem.ram().as_slice(), machine.ram, "{name}");
         assert_eq!(host.expected_ram().unwrap().as_slice(), machine.expected, "{name}");
@@ -190,7 +199,7 @@ fn memory_of_each_machine() {
 fn cpus_of_each_machine() {
     for machine in machines() {
         let name = machine.name;
-        let host = Host::at(fixture(name));
+        let host = x86(name);
         let cpus = host.cpus().unwrap();
         assert_eq!(cpus.possible, [0, 1, 2, 3], "{name}");
         assert_eq!(
@@ -216,7 +225,7 @@ fn cpus_of_each_machine() {
 fn kexec_of_each_machine() {
     for machine in machines() {
         let name = machine.name;
-        let host = Host::at(fixture(name));
+        let host = x86(name);
         let state = KexecState {
             crash_loaded: false,
             loaded: false,
@@ -234,7 +243,7 @@ fn kexec_of_each_machine() {
 
 #[test]
 fn efi_leaves_its_tables() {
-    let host = Host::at(fixture("debian-6.12-uefi"));
+    let host = x86("debian-6.12-uefi");
     let efi = host.efi().unwrap().unwrap();
     assert_eq!(efi.fw_vendor, PhysAddr(0x7f52_aa18));
     assert_eq!(efi.runtime, PhysAddr(0x7f5e_bb98));
@@ -252,7 +261,7 @@ fn efi_leaves_its_tables() {
         host.setup_data().unwrap().into_iter().map(|entry| (entry.kind, entry.data.len())).collect();
     assert_eq!(setup_data, [(3, 64), (3, 64)], "two option ROMs");
 
-    let bios = Host::at(fixture("debian-6.1"));
+    let bios = x86("debian-6.1");
     assert_eq!(bios.efi().unwrap(), None);
     assert_eq!(bios.setup_data().unwrap(), []);
 }
@@ -260,14 +269,14 @@ fn efi_leaves_its_tables() {
 /// The kernel puts hot-added memory into the firmware's map, so a map for the capture kernel cannot be copied blindly.
 #[test]
 fn hot_added_memory_shows_in_the_firmware_map() {
-    let memmap = Host::at(fixture("debian-6.12-hotplug")).firmware_memmap().unwrap();
+    let memmap = x86("debian-6.12-hotplug").firmware_memmap().unwrap();
     let last = memmap.iter().rfind(|entry| entry.kind == FirmwareKind::SystemRam).unwrap();
     assert_eq!(last.range, range(0x1_0000_0000, 0x1_2000_0000));
 }
 
 #[test]
 fn without_privilege() {
-    let host = Host::at(fixture("unprivileged"));
+    let host = x86("unprivileged");
     let wanted = "/proc/iomem shows zeros in place of addresses: run as root, with CAP_SYS_ADMIN";
     for error in [host.iomem().map(drop), host.reservations().map(drop), host.expected_ram().map(drop)] {
         let error = error.unwrap_err();
@@ -284,7 +293,7 @@ fn made_up(files: &[(&str, &str)]) -> (tempfile::TempDir, Host) {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
     }
-    let host = Host::at(root.path());
+    let host = Host::recorded(root.path(), X86_64);
     (root, host)
 }
 
@@ -396,7 +405,7 @@ fn blocks_that_are_offline() {
 /// Two blocks were added at 4 GiB and the second taken offline again: the resource tree still lists it.
 #[test]
 fn an_offline_block_is_ram_to_the_resource_tree() {
-    let host = Host::at(fixture("debian-6.1-offline"));
+    let host = x86("debian-6.1-offline");
     let block = range(0x1_0800_0000, 0x1_1000_0000);
     assert_eq!(host.offline_ram().unwrap().as_slice(), [block]);
     assert!(host.iomem().unwrap().ram().contains_range(block));
@@ -510,4 +519,41 @@ fn serial_ports_in_memory_are_passed_over() {
         ("sys/class/tty/ttyS0/port", "0x2F8\n"),
     ]);
     assert_eq!(host.serial_console().unwrap(), Some(SerialPort { io_port: 0x2f8 }));
+}
+
+/// The reservation is told by the device tree alone. The kernel's image lies in the linear map, and every CPU that can be
+/// has its notes from the start.
+#[test]
+fn facts_of_ppc64_machines() {
+    for (name, pages, vmcoreinfo, rtas, notes) in [
+        ("debian-6.1-ppc64", 64 << 10, note(0x35e_0000, 0x1_0024), 0x2fff_0000, [0x7fc7_6c00, 0x7fe5_6c00]),
+        ("debian-6.12-ppc64", 4 << 10, note(0x3d7_c000, 0x1024), 0x2fff_f000, [0x7f6a_c000, 0x7f72_1000]),
+    ] {
+        let host = ppc64(name);
+        assert_eq!(host.machine(), Ppc64);
+        let reservations = Reservations { main: range(0x2000_0000, 0x4000_0000), low: None };
+        assert_eq!(host.reservations().unwrap(), Some(reservations), "{name}");
+        let expected = [range(0x1_0000, 0x2000_0000), range(0x4000_0000, 0xa000_0000)];
+        assert_eq!(host.expected_ram().unwrap().as_slice(), expected, "{name}");
+        assert_eq!(host.low_memory(), range(0, 0x1_0000));
+        let firmware = range(rtas, rtas + 0x1000);
+        assert_eq!(host.firmware_memory().unwrap().as_slice(), [firmware], "{name}");
+        let cpus = host.cpus().unwrap();
+        assert_eq!((cpus.possible, cpus.present), (vec![0, 1, 2, 3], vec![0, 1, 2]), "{name}");
+        for (cpu, place) in [(0, notes[0]), (3, notes[1])] {
+            assert_eq!(host.crash_notes(cpu).unwrap(), Some(note(place, 536)), "{name}: CPU {cpu}");
+        }
+        assert_eq!(host.vmcoreinfo().unwrap(), vmcoreinfo, "{name}");
+        let kcore = host.kcore().unwrap();
+        assert_eq!(kcore.direct_map_offset(), Some(0xc000_0000_0000_0000), "{name}");
+        assert_eq!(kcore.paddr_of(0xc000_0000_027d_5f08), Some(PhysAddr(0x27d_5f08)), "{name}");
+        assert_eq!(kcore.paddr_of(0xc008_0000_0000_0000), None, "{name}: vmalloc space has no place");
+        assert_eq!((kcore.kernel_text(), host.kernel_text().unwrap()), (None, None), "{name}");
+        assert_eq!(host.page_size().unwrap(), pages, "{name}");
+        let tree = host.device_tree().unwrap().unwrap();
+        assert_eq!(tree.child("chosen").unwrap().number("linux,crashkernel-base"), Some(0x2000_0000));
+        let cpus = &tree.child("cpus").unwrap().children;
+        let cores = cpus.iter().filter(|node| node.property("device_type") == Some(b"cpu\0"));
+        assert_eq!(cores.count(), 3, "{name}: one was added");
+    }
 }
