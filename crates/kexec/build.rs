@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use object::elf::{
-    DT_PLTRELSZ, DT_RELA, DT_RELASZ, DT_RELSZ, DT_TEXTREL, FileHeader64, PT_DYNAMIC, PT_INTERP, PT_LOAD,
-    PT_TLS, R_X86_64_RELATIVE, SHN_UNDEF,
+    DT_PLTRELSZ, DT_RELA, DT_RELASZ, DT_RELSZ, DT_TEXTREL, EM_PPC64, EM_X86_64, FileHeader64, Machine,
+    PT_DYNAMIC, PT_INTERP, PT_LOAD, PT_TLS, R_PPC64_RELATIVE, R_X86_64_RELATIVE, RelocationType, SHN_UNDEF,
 };
 use object::read::elf::{Dyn as _, FileHeader as _, ProgramHeader as _, Rela as _, Sym as _};
 use object::{LittleEndian as LE, pod};
@@ -25,12 +25,34 @@ type Failure = Box<dyn std::error::Error>;
 /// Room that the segments may take in memory; more means that something got linked in that should not.
 const MAX_IMAGE: u64 = 1 << 20;
 
+/// What differs by architecture.
+struct Arch {
+    /// `e_machine` of the program.
+    machine: Machine,
+    /// The relocation that adds the image's address.
+    relative: RelocationType,
+    /// Room in front of the program: whole pages, so that the program's alignment stays.
+    front: u64,
+    /// Bytes at the start of that room that are the capture kernel's, but for the first word, which leads to the program.
+    head: u64,
+}
+
+const ARCHS: [Arch; 2] = [
+    Arch { machine: EM_X86_64, relative: R_X86_64_RELATIVE, front: 0, head: 0 },
+    // The kernel copies the image's first 0x100 bytes to address 0, where the other CPUs wait in the capture kernel's code.
+    Arch { machine: EM_PPC64, relative: R_PPC64_RELATIVE, front: 4096, head: 0x100 },
+];
+
+/// Cargo's name for `-Zbuild-std` in the environment.
+const BUILD_STD: &str = "CARGO_UNSTABLE_BUILD_STD";
+
 fn main() -> Result<(), Failure> {
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
     let source = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").ok_or("CARGO_MANIFEST_DIR is not set")?)
         .join("../purgatory")
         .canonicalize()?;
     println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-env-changed={BUILD_STD}");
     for part in ["Cargo.toml", "build.rs", "src"] {
         println!("cargo::rerun-if-changed={}", source.join(part).display());
     }
@@ -64,6 +86,10 @@ fn build(source: &Path, target_dir: &Path) -> Result<PathBuf, Failure> {
         .args(["--config", "profile.release.panic='abort'", "--config", "profile.release.opt-level=2"])
         .arg("--target-dir")
         .arg(target_dir);
+    // Where the outer build has a linker of its own, say for another architecture, so has this one.
+    if let Ok(linker) = env::var("RUSTC_LINKER") {
+        cargo.args(["--config", &format!("target.{target}.linker='{linker}'")]);
+    }
     // The outer build's flags (coverage, sanitizers, another linkage) are not meant for this program, and clippy's wrapper
     // would only check it.
     for (name, _) in env::vars_os() {
@@ -73,6 +99,11 @@ fn build(source: &Path, target_dir: &Path) -> Result<PathBuf, Failure> {
         if flags.contains(&&*text) || wrappers.contains(&&*text) || text.starts_with("CARGO_PROFILE_") {
             cargo.env_remove(&name);
         }
+    }
+    // A build that makes the standard library itself says so by this variable (not by -Zbuild-std, which would be lost):
+    // the program wants no more than its core.
+    if env::var_os(BUILD_STD).is_some() {
+        cargo.env(BUILD_STD, "core");
     }
     cargo.env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static\u{1f}-Crelocation-model=pie");
     let status = cargo.status().map_err(|error| format!("cannot run cargo for purgatory: {error}"))?;
@@ -90,6 +121,8 @@ struct Image {
     memory: u64,
     /// Where to enter it.
     entry: u64,
+    /// Bytes at its start that are the capture kernel's.
+    head: u64,
     /// Where its parameter block lies.
     params: u64,
     /// 8-byte words that the image's address has to be added to.
@@ -99,8 +132,8 @@ struct Image {
 impl Image {
     fn constants(&self) -> String {
         let mut text = format!(
-            "const MEMORY: u64 = {:#x};\nconst ENTRY: u64 = {:#x};\nconst PARAMS: usize = {:#x};\nconst RELATIVE: &[usize] = &[",
-            self.memory, self.entry, self.params
+            "const MEMORY: u64 = {:#x};\nconst ENTRY: u64 = {:#x};\nconst HEAD: usize = {:#x};\nconst PARAMS: usize = {:#x};\nconst RELATIVE: &[usize] = &[",
+            self.memory, self.entry, self.head, self.params
         );
         for place in &self.relative {
             let _ = write!(text, "{place:#x}, ");
@@ -112,11 +145,13 @@ impl Image {
 fn lay_out(file: &[u8]) -> Result<Image, Failure> {
     let header = Elf::parse(file)?;
     let endian = header.endian()?;
-    let segments = header.program_headers(endian, file)?;
+    let machine = header.e_machine(endian);
+    let arch = ARCHS.iter().find(|arch| arch.machine == machine);
+    let arch = arch.ok_or_else(|| format!("is for machine {machine}, which has no purgatory"))?;
     let mut bytes = Vec::new();
     let mut memory = 0;
-    for segment in segments {
-        let (start, size) = (segment.p_vaddr(endian), segment.p_memsz(endian));
+    for segment in header.program_headers(endian, file)? {
+        let (start, size) = (arch.front + segment.p_vaddr(endian), segment.p_memsz(endian));
         match segment.p_type(endian) {
             PT_LOAD => {
                 let data = segment.data(endian, file).map_err(|()| "a segment lies outside the file")?;
@@ -133,16 +168,29 @@ fn lay_out(file: &[u8]) -> Result<Image, Failure> {
             _ => {}
         }
     }
-    let relative = relocate(file, header, &mut bytes)?;
+    let relative = relocate(file, header, arch, &mut bytes)?;
     // A segment that starts with the ELF magic is what the kernel's crash-hotplug handler takes for the elfcorehdr.
+    let front = usize::try_from(arch.front)?;
     let headers = usize::from(header.e_ehsize(endian))
         + usize::from(header.e_phentsize(endian)) * usize::from(header.e_phnum(endian));
-    bytes.get_mut(..headers).ok_or("headers are not part of the image")?.fill(0);
-    Ok(Image { bytes, memory, entry: header.e_entry(endian), params: params_place(file, header)?, relative })
+    bytes.get_mut(front..front + headers).ok_or("headers are not part of the image")?.fill(0);
+    let program = arch.front + header.e_entry(endian);
+    let entry = if arch.head == 0 { program } else { lead_to(program, &mut bytes)? };
+    let params = arch.front + params_place(file, header)?;
+    Ok(Image { bytes, memory, entry, head: arch.head, params, relative })
+}
+
+/// Makes the image's first word a branch to `program`, which is where to enter the image then: at 0.
+fn lead_to(program: u64, bytes: &mut [u8]) -> Result<u64, Failure> {
+    // Power ISA 3.1, book I, 2.4: opcode 18, and an offset of a multiple of 4 bytes below 32 MiB.
+    let offset = u32::try_from(program).ok().filter(|offset| offset % 4 == 0 && *offset < 1 << 25);
+    let branch = 18 << 26 | offset.ok_or_else(|| format!("no branch leads to {program:#x}"))?;
+    *bytes.first_chunk_mut().ok_or("is empty")? = branch.to_le_bytes();
+    Ok(0)
 }
 
 /// Writes the addends of the relative relocations into the image and gives their places; refuses all others.
-fn relocate(file: &[u8], header: &Elf, bytes: &mut [u8]) -> Result<Vec<u64>, Failure> {
+fn relocate(file: &[u8], header: &Elf, arch: &Arch, bytes: &mut [u8]) -> Result<Vec<u64>, Failure> {
     let endian = header.endian()?;
     let segments = header.program_headers(endian, file)?;
     let dynamic = segments
@@ -156,7 +204,7 @@ fn relocate(file: &[u8], header: &Elf, bytes: &mut [u8]) -> Result<Vec<u64>, Fai
             return Err(format!("has relocations of another kind (dynamic tag {tag})").into());
         }
     }
-    let start = usize::try_from(value(DT_RELA).unwrap_or(0))?;
+    let start = usize::try_from(arch.front + value(DT_RELA).unwrap_or(0))?;
     let table = bytes
         .get(start..start + usize::try_from(value(DT_RELASZ).unwrap_or(0))?)
         .ok_or("relocations lie outside")?;
@@ -165,17 +213,15 @@ fn relocate(file: &[u8], header: &Elf, bytes: &mut [u8]) -> Result<Vec<u64>, Fai
         .to_vec();
     let mut places = Vec::new();
     for relocation in table {
-        let place = relocation.r_offset(endian);
-        if relocation.r_type(endian, false) != R_X86_64_RELATIVE {
-            return Err(format!(
-                "has a relocation of type {} at {place:#x}",
-                relocation.r_type(endian, false)
-            )
-            .into());
+        let place = arch.front + relocation.r_offset(endian);
+        let kind = relocation.r_type(endian, false);
+        if kind != arch.relative {
+            return Err(format!("has a relocation of type {kind} at {place:#x}").into());
         }
         let at = usize::try_from(place)?;
         let word = bytes.get_mut(at..at + 8).ok_or("a relocation lies outside")?;
-        word.copy_from_slice(&relocation.r_addend(endian).to_le_bytes());
+        let addend = arch.front.wrapping_add_signed(relocation.r_addend(endian));
+        word.copy_from_slice(&addend.to_le_bytes());
         places.push(place);
     }
     Ok(places)

@@ -224,7 +224,7 @@ fn plan_image<'a>(host: &Host, request: &CrashRequest<'a>) -> Result<CrashPlan<'
     let params =
         Params::new(random.identity, kernel_entry.0, draft.boot_place.start().0, serial_port.unwrap_or(0));
     let base = draft.purgatory.start();
-    let program = ours::image(base, &with_regions(params, &segments, request.keeper));
+    let program = ours::image(base, &with_regions(params, &segments, request.keeper), image.payload());
     segments.push(Segment {
         kind: SegmentKind::Purgatory,
         place: draft.purgatory,

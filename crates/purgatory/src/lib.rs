@@ -11,9 +11,12 @@
 #![forbid(unsafe_code)]
 
 mod params;
+mod tree;
 mod verify;
 
 pub use params::{
-    IDENTITY_OFFSET, MAX_REGIONS, NAME_SIZE, PARAMS_SIZE, Params, ParamsError, Region, VERSION,
+    BACKUP_SIZE, IDENTITY_OFFSET, MAX_REGIONS, NAME_SIZE, PARAMS_SIZE, Params, ParamsError, Region, Rtas,
+    Slot, TREE_OFFSET, VERSION,
 };
+pub use tree::{TreeError, set_boot_cpu};
 pub use verify::{DIGEST_SIZE, Digest, Mismatch, digest, first_mismatch};

@@ -9,6 +9,7 @@
 #![expect(unsafe_code, reason = "entry code and the call from it")]
 
 use core::arch::global_asm;
+use core::convert::Infallible;
 
 use purgatory::PARAMS_SIZE;
 
@@ -28,7 +29,9 @@ pub(crate) struct Entry {
 #[unsafe(no_mangle)]
 unsafe extern "C" fn purgatory_run(block: *const [u8; PARAMS_SIZE]) -> Entry {
     // SAFETY: the caller's promise; the loader fills the block before the program can run and nobody writes to it after.
-    crate::run(unsafe { &*block })
+    crate::run(unsafe { &*block }, |params| {
+        Ok::<_, Infallible>(Entry { address: params.entry, boot_params: params.boot_params })
+    })
 }
 
 /// Called by the entry code's exception stubs: `vector` as the CPU numbers them, `at` the instruction pointer or the error

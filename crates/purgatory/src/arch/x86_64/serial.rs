@@ -2,6 +2,8 @@
 
 use core::fmt;
 
+use purgatory::Params;
+
 use super::ports;
 
 /// Line status register, and its bits (PC16550D data sheet, 8.6.5).
@@ -21,9 +23,9 @@ impl Serial {
     /// The first serial port of a PC.
     pub(crate) const COMMON: Self = Self { base: 0x3f8 };
 
-    /// The UART at I/O port `base`; 0 for none.
-    pub(crate) fn new(base: u16) -> Self {
-        Self { base }
+    /// The UART that the loader found, if there is one.
+    pub(crate) fn of(params: &Params) -> Self {
+        Self { base: params.serial_port }
     }
 
     /// Waits until the last byte has left the wire, or patience ends.
