@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
+use lab::arch::Arch;
 use lab::cache::{Cache, KernelLine};
 use lab::lab::Lab;
 use lab::scenarios::{self, Scenario};
@@ -64,10 +65,10 @@ fn run(words: &[&str]) -> Result<()> {
         ["fetch", line] => fetch_line(line, false).map(drop),
         ["fetch", line, "--refresh"] => fetch_line(line, true).map(drop),
         ["debug-kernel"] => fetch_line(KernelLine::Debug.name(), false).map(drop),
-        ["build"] => programs::build("x86_64"),
-        ["build", "--arch", arch] => programs::build(arch),
-        ["module", kdir] => module("x86_64", kdir),
-        ["module", kdir, "--arch", arch] => module(arch, kdir),
+        ["build"] => programs::build(Arch::native()),
+        ["build", "--arch", arch] => build(Arch::of_name(arch)?),
+        ["module", kdir] => module(Arch::native(), kdir),
+        ["module", kdir, "--arch", arch] => module(Arch::of_name(arch)?, kdir),
         ["dkms"] => {
             setup::library_source()?;
             println!("{}", module::dkms()?.display());
@@ -118,7 +119,12 @@ fn find(names: &[&str]) -> Result<Vec<Scenario>> {
     names.iter().map(find).collect()
 }
 
-fn module(arch: &str, kdir: &str) -> Result<()> {
+fn build(arch: Arch) -> Result<()> {
+    setup::cross(arch)?;
+    programs::build(arch)
+}
+
+fn module(arch: Arch, kdir: &str) -> Result<()> {
     setup::library_source()?;
     println!("{}", module::build(arch, Path::new(kdir))?.display());
     Ok(())
@@ -133,7 +139,7 @@ fn ready() -> Result<Lab> {
 fn ready_for(line: Option<KernelLine>) -> Result<Lab> {
     setup::run()?;
     fetch(false)?;
-    programs::build("x86_64")?;
+    programs::build(Arch::native())?;
     let lines: Vec<KernelLine> = KernelLine::ALL.into_iter().chain(line).collect();
     module::build_for_lab(&Cache::open()?, &lines)?;
     Lab::of_tree(&root())

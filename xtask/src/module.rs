@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail, ensure};
+use lab::arch::Arch;
 use lab::cache::{Cache, Kernel, KernelLine, sbin_path};
 use lab::debian::{in_root, output};
 
@@ -47,8 +48,8 @@ const TEST_SOURCES: [&str; 2] = ["lab/kmod", "xtask/src/module.rs"];
 
 /// Builds the module for the kernel whose headers or build folder are at `kdir`, with this machine's compiler:
 /// `target/dist/ARCH/RELEASE/hotdump.ko`. [`SWITCHES`] are taken from the environment.
-pub(crate) fn build(arch: &str, kdir: &Path) -> Result<PathBuf> {
-    ensure!(arch == "x86_64", "architecture {arch} is not supported yet: x86_64 is");
+pub(crate) fn build(arch: Arch, kdir: &Path) -> Result<PathBuf> {
+    ensure!(arch == Arch::X86_64, "the module is not for {} yet: it is for x86_64", arch.name());
     let kdir = fs::canonicalize(kdir).with_context(|| format!("KDIR={}", kdir.display()))?;
     let _one_at_a_time = lock()?;
     let core = core()?;

@@ -2,30 +2,32 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
+use lab::arch::Arch;
+
+use crate::module;
+
+/// What is built. The lab's agent needs least of the others' code.
+const PROGRAMS: [&str; 2] = ["lab-agent", "hotdump"];
 
 /// Builds for `arch` and puts the programs into `target/dist/ARCH`.
-pub(crate) fn build(arch: &str) -> Result<()> {
-    let target = match arch {
-        "x86_64" => "x86_64-unknown-linux-gnu",
-        other => bail!("architecture {other} is not supported yet: x86_64 is"),
-    };
-    eprintln!("building the static programs for {arch}");
-    let packages = ["--package", "hotdump", "--package", "lab-agent"];
-    cargo(
-        Command::new(cargo_program()).args(["build", "--release", "--target", target]).args(packages).env(
-            "RUSTFLAGS",
-            // The program is the capture initramfs' only one: it must need no library.
-            "-C target-feature=+crt-static",
-        ),
-    )?;
+pub(crate) fn build(arch: Arch) -> Result<()> {
+    let target = arch.rust_target();
+    let toolchain = Toolchain::of(arch)?;
+    eprintln!("building the static programs for {}", arch.name());
     let built = target_directory()?.join(target).join("release");
-    let dist = crate::root().join("target/dist").join(arch);
+    let dist = dist(arch);
     fs::create_dir_all(&dist)?;
-    for name in ["hotdump", "lab-agent"] {
+    for name in PROGRAMS {
+        let mut command = Command::new(cargo_program());
+        command.args(["build", "--release", "--target", target, "--package", name]);
+        // The program is the capture initramfs' only one: it must need no library.
+        command.env("RUSTFLAGS", "-C target-feature=+crt-static");
+        toolchain.set_up(&mut command, arch);
+        cargo(&mut command)?;
         // A new file under the old name: the old one may be running.
         let new = dist.join(format!("{name}.new"));
         fs::copy(built.join(name), &new).with_context(|| format!("copying {name} to {}", dist.display()))?;
@@ -36,6 +38,48 @@ pub(crate) fn build(arch: &str) -> Result<()> {
         std::os::unix::fs::symlink("hotdump", link)?;
     }
     Ok(())
+}
+
+/// Where what is built for `arch` goes.
+pub(crate) fn dist(arch: Arch) -> PathBuf {
+    crate::root().join("target/dist").join(arch.name())
+}
+
+/// The compiler of the programs.
+#[derive(Debug)]
+enum Toolchain {
+    /// The one in use, which has the target's library.
+    Own,
+    /// One that has the library's source and compiles it for the target.
+    FromSource(PathBuf),
+}
+
+impl Toolchain {
+    fn of(arch: Arch) -> Result<Toolchain> {
+        if has_library(arch) {
+            return Ok(Toolchain::Own);
+        }
+        let rustc = module::rustc_with_source();
+        Ok(Toolchain::FromSource(rustc.with_context(|| {
+            format!("this Rust has no library for {0}, and rustup cannot add it", arch.rust_target())
+        })?))
+    }
+
+    fn set_up(&self, command: &mut Command, arch: Arch) {
+        let name = arch.rust_target().replace('-', "_").to_uppercase();
+        command.env(format!("CARGO_TARGET_{name}_LINKER"), arch.linker());
+        if let Toolchain::FromSource(rustc) = self {
+            // A stable compiler builds the library this way, too.
+            command.env("RUSTC", rustc).env("RUSTC_BOOTSTRAP", "1").arg("-Zbuild-std=std,panic_abort");
+        }
+    }
+}
+
+/// Whether the Rust in use has the library for `arch`.
+pub(crate) fn has_library(arch: Arch) -> bool {
+    let arguments = ["--print", "target-libdir", "--target", arch.rust_target()];
+    let dir = lab::debian::output(Command::new("rustc").args(arguments));
+    dir.is_ok_and(|dir| Path::new(dir.trim()).is_dir())
 }
 
 /// The cargo that runs us.

@@ -5,10 +5,11 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
+use lab::arch::Arch;
 use lab::cache::Cache;
 use lab::debian::{Apt, as_root, output};
 
-use crate::module;
+use crate::{module, programs};
 
 /// Packages from the machine's own sources.
 const PACKAGES: [&str; 9] = [
@@ -42,6 +43,29 @@ pub(crate) fn run() -> Result<()> {
         install_qemu()?;
     }
     components()?;
+    library_source()
+}
+
+/// Installs what it takes to build for an architecture that is not this machine's: Debian's cross compiler with a C
+/// library, and Rust's library, from rustup or as source.
+pub(crate) fn cross(arch: Arch) -> Result<()> {
+    if arch == Arch::native() {
+        return Ok(());
+    }
+    let missing: Vec<&str> =
+        arch.cross_packages().iter().copied().filter(|package| !is_installed(package)).collect();
+    if !missing.is_empty() {
+        eprintln!("installing {}", missing.join(" "));
+        as_root(Command::new("apt-get").args(["-q", "update"]))?;
+        as_root(install().args(&missing))?;
+    }
+    if programs::has_library(arch) {
+        return Ok(());
+    }
+    let added = Command::new("rustup").args(["target", "add", arch.rust_target()]).status();
+    if added.is_ok_and(|status| status.success()) && programs::has_library(arch) {
+        return Ok(());
+    }
     library_source()
 }
 

@@ -9,9 +9,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::io::Errno;
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, ioctl};
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
-
-/// Bytes in a page.
-const PAGE: usize = 4096;
+use rustix::param::page_size;
 
 /// An argument's place: a page, and behind it one that cannot be touched. The argument ends where the first page
 /// ends, so that whoever reads or writes past it is refused.
@@ -26,16 +24,22 @@ impl Window {
     /// For `bytes`, the last `past` of which lie in the page that cannot be touched.
     pub(crate) fn new(bytes: &[u8], past: usize) -> Result<Window> {
         let len = bytes.len();
-        let inside = len.checked_sub(past).filter(|inside| *inside <= PAGE && past <= PAGE);
-        let at = PAGE - inside.with_context(|| format!("{len} bytes with {past} beyond a page's end"))?;
+        let inside = len.checked_sub(past).filter(|inside| *inside <= page_size() && past <= page_size());
+        let at =
+            page_size() - inside.with_context(|| format!("{len} bytes with {past} beyond a page's end"))?;
         // SAFETY: a new mapping at a place of the kernel's choice.
         let pages = unsafe {
-            mmap_anonymous(ptr::null_mut(), 2 * PAGE, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE)
+            mmap_anonymous(
+                ptr::null_mut(),
+                2 * page_size(),
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE,
+            )
         }?;
         let mut window = Window { pages, at, len, past };
         window.put(bytes);
         // SAFETY: the second page of the mapping, to which there is no reference.
-        unsafe { mprotect(window.pages.byte_add(PAGE), PAGE, MprotectFlags::empty()) }?;
+        unsafe { mprotect(window.pages.byte_add(page_size()), page_size(), MprotectFlags::empty()) }?;
         Ok(window)
     }
 
@@ -59,7 +63,7 @@ impl Window {
     /// Lets nobody write to it any more.
     pub(crate) fn seal(self) -> Result<Sealed> {
         // SAFETY: the first page of the mapping; `put` is gone with the window.
-        unsafe { mprotect(self.pages, PAGE, MprotectFlags::READ) }?;
+        unsafe { mprotect(self.pages, page_size(), MprotectFlags::READ) }?;
         Ok(Sealed(self))
     }
 
@@ -74,7 +78,7 @@ impl Window {
 impl Drop for Window {
     fn drop(&mut self) {
         // SAFETY: the mapping is ours alone. That it cannot be undone would harm nobody.
-        let _ = unsafe { munmap(self.pages, 2 * PAGE) };
+        let _ = unsafe { munmap(self.pages, 2 * page_size()) };
     }
 }
 
@@ -90,7 +94,10 @@ impl Sealed {
 
 /// Makes an ioctl whose argument is an address at which the agent has nothing: of the first page or the kernel's half.
 pub(crate) fn call_nowhere(device: impl AsFd, number: u32, address: u64) -> Result<Result<(), Errno>> {
-    ensure!(address < PAGE as u64 || address >> 63 == 1, "the agent may have something at {address:#x}");
+    ensure!(
+        address < page_size() as u64 || address >> 63 == 1,
+        "the agent may have something at {address:#x}"
+    );
     let argument = ptr::without_provenance_mut(usize::try_from(address)?);
     // SAFETY: nothing is mapped at the address, now or later, that a program could use.
     Ok(unsafe { ioctl(device, Call { number, argument }) })
@@ -106,8 +113,9 @@ unsafe impl Ioctl for Call {
     type Output = ();
     const IS_MUTATING: bool = true;
 
+    #[allow(clippy::useless_conversion, reason = "how wide it is depends on the architecture")]
     fn opcode(&self) -> Opcode {
-        self.number
+        self.number.into()
     }
 
     fn as_ptr(&mut self) -> *mut c_void {
@@ -124,8 +132,8 @@ mod tests {
     use super::*;
     use std::fs::File;
 
-    /// FIONREAD (asm-generic/ioctls.h): writes an `int`, for a file how many bytes are left in it.
-    const FIONREAD: u32 = 0x541b;
+    /// FIONREAD (asm-generic/ioctls.h, PowerPC's asm/ioctls.h): writes an `int`, for a file how many bytes are left in it.
+    const FIONREAD: u32 = if cfg!(target_arch = "powerpc64") { 0x4004_667f } else { 0x541b };
 
     #[test]
     fn an_argument_ends_where_memory_ends() {
@@ -143,7 +151,7 @@ mod tests {
     #[test]
     fn what_has_no_place_is_refused() {
         assert!(Window::new(&[0; 4], 5).is_err());
-        assert!(Window::new(&[0; PAGE + 1], 0).is_err());
+        assert!(Window::new(&vec![0; page_size() + 1], 0).is_err());
         assert!(call_nowhere(File::open("/dev/null").unwrap(), FIONREAD, 0x40_0000).is_err());
     }
 }

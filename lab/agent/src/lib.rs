@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 pub mod pattern;
 
-/// The device that the agent listens at inside the guest.
-pub const PORT: &str = "/dev/ttyS1";
+/// The device that the agent listens at inside the guest: the second of its machine's serial ports.
+pub const PORT: &str = if cfg!(target_arch = "powerpc64") { "/dev/hvc1" } else { "/dev/ttyS1" };
 
 /// What the host asks the agent to do.
 #[derive(Debug, Serialize, Deserialize)]

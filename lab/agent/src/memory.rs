@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use lab_agent::Manifest;
 use lab_agent::pattern::{PAGE, write_page};
 use rustix::mm::{MlockAllFlags, mlockall};
+use rustix::param::page_size;
 
 /// Pages in one piece of memory, 16 MiB: the available memory is looked at after each.
 const PIECE: usize = 4096;
@@ -27,8 +28,8 @@ impl Filled {
         let mut pieces = Vec::new();
         let mut index = 0;
         while index * (PAGE as u64) < most && meminfo("MemAvailable")? > leave {
-            // A page more, so that PIECE pages fit whatever its address is.
-            let mut piece = vec![0; (PIECE + 1) * PAGE];
+            // A page of the kernel's more, so that PIECE pages fit whatever its address is.
+            let mut piece = vec![0; PIECE * PAGE + page_size()];
             let start = offset_of_first_page(&piece);
             for page in piece[start..].chunks_exact_mut(PAGE).take(PIECE) {
                 write_page(seed, index, page);
@@ -68,22 +69,25 @@ impl Filled {
     }
 }
 
+/// Where the first of the kernel's own pages begins.
 fn offset_of_first_page(piece: &[u8]) -> usize {
-    let past = piece.as_ptr().addr() % PAGE;
-    (PAGE - past) % PAGE
+    let past = piece.as_ptr().addr() % page_size();
+    (page_size() - past) % page_size()
 }
 
-/// The frame of each page, in the pages' order, from /proc/self/pagemap.
+/// The frame of each page, in the pages' order, from /proc/self/pagemap. Where the kernel's own pages are larger, as on
+/// PowerPC, each of them is so many of ours.
 fn frames_of(pieces: &[Vec<u8>]) -> Result<Vec<u64>> {
     const PRESENT: u64 = 1 << 63;
     const FRAME: u64 = (1 << 55) - 1;
     let pagemap = File::open("/proc/self/pagemap").context("opening /proc/self/pagemap")?;
+    let parts = page_size() / PAGE;
     let mut frames = Vec::with_capacity(pieces.len() * PIECE);
     for piece in pieces {
         let first = piece.as_ptr().addr() + offset_of_first_page(piece);
-        let mut entries = vec![0; PIECE * 8];
+        let mut entries = vec![0; PIECE / parts * 8];
         pagemap
-            .read_exact_at(&mut entries, (first / PAGE * 8) as u64)
+            .read_exact_at(&mut entries, (first / page_size() * 8) as u64)
             .context("reading /proc/self/pagemap")?;
         for entry in entries.chunks_exact(8) {
             let entry = u64::from_le_bytes(entry.try_into()?);
@@ -92,7 +96,8 @@ fn frames_of(pieces: &[Vec<u8>]) -> Result<Vec<u64>> {
                 "page {} has no frame: {entry:#x}",
                 frames.len()
             );
-            frames.push(entry & FRAME);
+            let frame = (entry & FRAME) * parts as u64;
+            frames.extend(frame..frame + parts as u64);
         }
     }
     Ok(frames)
