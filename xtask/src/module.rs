@@ -39,7 +39,8 @@ const FLAGS: [&str; 12] = [
 const SWITCHES: [&str; 2] = ["HOTDUMP_MEMORY", "HOTDUMP_CPUS"];
 
 /// What the module is made of.
-const SOURCES: [&str; 5] = ["kmod", "crates/abi", "crates/elfcorehdr", "xtask/src/module.rs", "Cargo.lock"];
+const SOURCES: [&str; 6] =
+    ["kmod", "crates/abi", "crates/devtree", "crates/elfcorehdr", "xtask/src/module.rs", "Cargo.lock"];
 
 /// The module that only the lab uses: it panics at a function.
 const TEST_MODULE: &str = "panic_at.ko";
