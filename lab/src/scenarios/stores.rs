@@ -16,7 +16,7 @@ use crate::product::By;
 scenarios! {
     module_stores: "6.1 panics after a middle and the last store of each kind of change: all dumps are good",
     ; long:
-    module_stores_full: "the same after every single store",
+    module_stores_full: "the same after every single store; HOTDUMP_LAB_CHANGE=grow: only of that kind of change",
 }
 
 /// What is done to one of the guest's three neighbouring memory blocks, which are offline at first.
@@ -32,6 +32,9 @@ impl Event {
         matches!(self, On(_))
     }
 }
+
+/// The variable that names the only kind of change to show.
+const CHANGE: &str = "HOTDUMP_LAB_CHANGE";
 
 /// A kind of change to the crash header.
 struct Kind {
@@ -77,11 +80,20 @@ fn module_stores_full(lab: &Lab, name: &str) -> Result<()> {
     panic_after(lab, name, |count| (1..=count).collect())
 }
 
+/// The kinds of change to show: all, or the one that `wanted` names.
+fn kinds(wanted: Option<&str>) -> Result<Vec<&'static Kind>> {
+    let found: Vec<&Kind> = KINDS.iter().filter(|kind| wanted.is_none_or(|name| kind.name == name)).collect();
+    let names = KINDS.map(|kind| kind.name).join("; ");
+    ensure!(!found.is_empty(), "{CHANGE}={}: none of {names}", wanted.unwrap_or_default());
+    Ok(found)
+}
+
 /// For every kind of change: counts its stores, and then has the kernel panic after each that `which` picks.
 fn panic_after(lab: &Lab, name: &str, which: fn(u64) -> Vec<u64>) -> Result<()> {
+    let kinds = kinds(std::env::var(CHANGE).ok().as_deref())?;
     let stage = Stage::set(lab, name)?;
     let mut bad = Vec::new();
-    for kind in &KINDS {
+    for kind in kinds {
         let count = stage.count(kind).with_context(|| format!("counting the stores of: {}", kind.name))?;
         ensure!(count > 0, "{}: the module stored nothing", kind.name);
         for store in which(count) {
@@ -176,5 +188,22 @@ impl Stage {
         }
         ensure!(!stays || sampled > 0, "no page of the pattern lies in a block that stays");
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{KINDS, kinds};
+
+    #[test]
+    fn one_kind_of_change_or_all() {
+        assert_eq!(kinds(None).unwrap().len(), KINDS.len());
+        let found = kinds(Some("split, new slot")).unwrap();
+        assert_eq!(found.iter().map(|kind| kind.name).collect::<Vec<_>>(), ["split, new slot"]);
+        let unknown = kinds(Some("split")).err().unwrap().to_string();
+        assert!(
+            unknown.contains("HOTDUMP_LAB_CHANGE=split: none of") && unknown.contains("merge"),
+            "{unknown}"
+        );
     }
 }
