@@ -177,7 +177,7 @@ impl Cache {
     }
 
     fn fetch_kernel(&self, line: KernelLine, refresh: bool, say: &(dyn Fn(String) + Sync)) -> Result<()> {
-        let whole = |kernel: Kernel| kernel.root.join(&kernel.headers()[1..]).exists().then_some(kernel);
+        let whole = |kernel: Kernel| kernel.is_whole().then_some(kernel);
         let had = if refresh { None } else { self.kernel(line).ok().and_then(whole) };
         let kernel = if let Some(kernel) = had {
             kernel
@@ -209,6 +209,12 @@ impl Cache {
 }
 
 impl Kernel {
+    /// Whether its headers are there, and it is as this source tree builds it, where it is built and not fetched.
+    fn is_whole(&self) -> bool {
+        let headers = self.root.join(&self.headers()[1..]);
+        headers.exists() && (self.line != KernelLine::Debug || debug_kernel::is_as_configured(&self.root))
+    }
+
     fn in_dir(line: KernelLine, root: &Path) -> Result<Kernel> {
         for entry in fs::read_dir(root.join("boot"))? {
             let name = entry?.file_name();

@@ -12,6 +12,9 @@ use crate::debian;
 /// The lines of its configuration that differ from `make allnoconfig`.
 const CONFIG: &str = include_str!("../debug-kernel.config");
 
+/// Where they are in the root of the kernel that was built with them.
+const CONFIG_PLACE: &str = "usr/src/debug-kernel.config";
+
 const SOURCE: &str = "linux-source-6.12";
 const COMPILER: &str = "gcc-14";
 /// The source, and what a kernel's build needs.
@@ -47,8 +50,8 @@ pub fn build(target: &Path, suite: &str, say: &(dyn Fn(String) + Sync)) -> Resul
         let unpack = format!("tar xf {SOURCE}.tar.xz && rm {SOURCE}.tar.xz");
         debian::run(debian::in_root(&root, "/usr/src")?.args(["sh", "-c", &unpack]))?;
     }
-    fs::write(root.join("usr/src/debug-kernel.config"), CONFIG)?;
-    make(&root, &["KCONFIG_ALLCONFIG=/usr/src/debug-kernel.config", "allnoconfig"])?;
+    fs::write(root.join(CONFIG_PLACE), CONFIG)?;
+    make(&root, &[&format!("KCONFIG_ALLCONFIG=/{CONFIG_PLACE}"), "allnoconfig"])?;
     let config = fs::read_to_string(build.join(".config"))?;
     for line in CONFIG.lines().filter(|line| line.starts_with("CONFIG_")) {
         ensure!(config.lines().any(|one| one == line), "{line} is not in force in {}", build.display());
@@ -71,6 +74,11 @@ pub fn build(target: &Path, suite: &str, say: &(dyn Fn(String) + Sync)) -> Resul
                  -exec rm {} +";
     debian::run(debian::in_root(&root, &format!("/usr/src/{SOURCE}"))?.args(["sh", "-c", large]))?;
     Ok(root)
+}
+
+/// Whether the kernel in this root was built with the configuration that is wanted now.
+pub fn is_as_configured(root: &Path) -> bool {
+    fs::read_to_string(root.join(CONFIG_PLACE)).is_ok_and(|config| config == CONFIG)
 }
 
 fn make(root: &Path, arguments: &[&str]) -> Result<()> {
