@@ -26,11 +26,11 @@ pub struct Scenario {
     pub run: fn(&Lab, &str) -> Result<()>,
 }
 
-/// All that fit into the time of a test.
+/// All that fit into the time of a test. What takes longest comes first, so that nothing is left running alone at the end.
 pub fn all() -> Vec<Scenario> {
     [
-        module::ALL,
         stores::ALL,
+        module::ALL,
         contrast::ALL,
         misuse::ALL,
         storm::ALL,

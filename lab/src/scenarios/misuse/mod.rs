@@ -248,7 +248,7 @@ fn without_privilege(victim: &mut Victim) -> Result<()> {
 /// Requests by chance, and calls at the same time.
 fn by_chance(victim: &mut Victim) -> Result<()> {
     const SEED: u64 = 0x6d69_7375_7365;
-    const COUNT: u64 = 5_000;
+    const COUNT: u64 = 2_000;
     let valid = to_bytes(&victim.valid);
     let tallies = victim.many(&Request::Fuzz { seed: SEED, count: COUNT, valid: valid.clone() })?;
     told(victim, &format!("{COUNT} requests by chance, seed {SEED:#x}"), &tallies)?;
@@ -257,7 +257,7 @@ fn by_chance(victim: &mut Victim) -> Result<()> {
     // A request that was good for the module may have left memory out, or not.
     victim.load_again()?;
     let (before, valid) = (victim.header()?, to_bytes(&victim.valid));
-    let tallies = victim.many(&Request::Contend { milliseconds: 5000, valid })?;
+    let tallies = victim.many(&Request::Contend { milliseconds: 3000, valid })?;
     told(victim, "arming, letting go, asking and reading at the same time", &tallies)?;
     for (call, errno) in [("arm", 0), ("arm", EBUSY), ("disarm", 0), ("status", 0), ("read", 0)] {
         ensure!(count(&tallies, call, errno) > 0, "{call} never ended with {errno}");
