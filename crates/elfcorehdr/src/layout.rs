@@ -127,6 +127,15 @@ impl Machine {
         }
     }
 
+    /// What the kernel adds to a physical address where it maps all memory in one piece; `None` where that differs from boot to
+    /// boot. PowerPC: `PAGE_OFFSET`, whose bits no physical address has.
+    pub const fn linear_map(self) -> Option<u64> {
+        match self {
+            Machine::X86_64 => None,
+            Machine::Ppc64 => Some(0xc000_0000_0000_0000),
+        }
+    }
+
     /// First virtual address where the kernel's own image can lie; plain memory is mapped below it. x86:
     /// `__START_KERNEL_map` (Documentation/arch/x86/x86_64/mm.rst). `None` where the image is mapped like all other
     /// memory: on PowerPC it lies in the linear map.

@@ -114,6 +114,33 @@ pub(crate) fn firmware_memory(root: &Root) -> Result<RangeVec, HostError> {
     Ok(found.iter().map(whole_pages).collect())
 }
 
+/// Run-time services of PowerPC's firmware: where to call them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rtas {
+    /// Physical address to call.
+    pub entry: PhysAddr,
+    /// Physical address of its own memory.
+    pub base: PhysAddr,
+    /// Number of the call that resets the machine; `None` where it has none.
+    pub system_reboot: Option<u32>,
+}
+
+/// RTAS as the running kernel set it up.
+pub(crate) fn rtas(root: &Root) -> Result<Option<Rtas>, HostError> {
+    let place = number(root, "rtas/linux,rtas-entry")?.zip(number(root, "rtas/linux,rtas-base")?);
+    let system_reboot = number(root, "rtas/system-reboot")?.and_then(|token| u32::try_from(token).ok());
+    Ok(place.map(|(entry, base)| Rtas { entry: PhysAddr(entry), base: PhysAddr(base), system_reboot }))
+}
+
+/// The end of the memory node at 0. PowerPC's roots have two cells for addresses and two for sizes.
+pub(crate) fn real_mode_end(root: &Root) -> Result<Option<PhysAddr>, HostError> {
+    let reg = property(root, "memory@0/reg")?.unwrap_or_default();
+    let first = reg
+        .first_chunk::<16>()
+        .map(|reg| reg.as_chunks::<8>().0.iter().map(|word| u64::from_be_bytes(*word)));
+    Ok(first.and_then(|words| words.reduce(u64::saturating_add)).filter(|end| *end != 0).map(PhysAddr))
+}
+
 /// `range` and what lies in the same 4 KiB.
 fn whole_pages(range: PhysRange) -> PhysRange {
     const PAGE: u64 = 4096;
@@ -204,6 +231,22 @@ mod tests {
         assert_eq!(crash_reservation(&root).unwrap().unwrap().to_string(), "[0x20000000, 0x30000000)");
         let firmware = firmware_memory(&root).unwrap();
         assert_eq!(text(&firmware), ["[0x2ffff000, 0x31000000)", "[0x70000000, 0x70010000)"]);
+    }
+
+    #[test]
+    fn firmware_to_call_and_memory_to_reach() {
+        let (_folder, root) = tree(&[
+            ("rtas/linux,rtas-entry", &[0x2f, 0xff, 0xf0, 0x10]),
+            ("rtas/linux,rtas-base", &[0x2f, 0xff, 0xf0, 0]),
+            ("rtas/system-reboot", &[0, 0, 0x20, 0x14]),
+            ("memory@0/reg", &[0, 0x3000_0000_u64, 7, 7].map(u64::to_be_bytes).concat()),
+        ]);
+        let entry = PhysAddr(0x2fff_f010);
+        let expected = Rtas { entry, base: PhysAddr(0x2fff_f000), system_reboot: Some(0x2014) };
+        assert_eq!(rtas(&root).unwrap(), Some(expected));
+        assert_eq!(real_mode_end(&root).unwrap(), Some(PhysAddr(0x3000_0000)));
+        let (_folder, root) = tree(&[("rtas/system-reboot", &[0, 0, 0x20, 0x14]), ("memory@0/reg", &[0; 8])]);
+        assert_eq!((rtas(&root).unwrap(), real_mode_end(&root).unwrap()), (None, None));
     }
 
     #[test]

@@ -19,7 +19,7 @@ mod state;
 
 pub use console::SerialPort;
 pub use cpus::Cpus;
-pub use devicetree::{DeviceNode, DeviceProperty};
+pub use devicetree::{DeviceNode, DeviceProperty, Rtas};
 pub use error::HostError;
 pub use firmware::{Efi, EfiRuntimeRegion, FirmwareKind, FirmwareRange, SetupData};
 pub use iomem::{Iomem, Resource};
@@ -412,6 +412,17 @@ impl Host {
         low_memory(self.machine)
     }
 
+    /// How PowerPC's firmware is called (RTAS); `None` on machines without it.
+    pub fn rtas(&self) -> Result<Option<Rtas>, HostError> {
+        devicetree::rtas(&self.root)
+    }
+
+    /// Where the memory ends that a PowerPC kernel can reach while its MMU is off: its first memory node. `None` on machines
+    /// that have no such node.
+    pub fn real_mode_end(&self) -> Result<Option<PhysAddr>, HostError> {
+        devicetree::real_mode_end(&self.root)
+    }
+
     /// Memory that PowerPC's firmware lies in (RTAS, OPAL) or has lent to devices, as the device tree tells: in use whatever
     /// else lies around it, be it the crash reservation. Empty on machines without a device tree.
     pub fn firmware_memory(&self) -> Result<RangeVec, HostError> {
@@ -456,6 +467,12 @@ impl Host {
         let (path, file) =
             self.root.open("/proc/kcore", "this kernel has no /proc/kcore (CONFIG_PROC_KCORE)")?;
         Kcore::new(path, file)
+    }
+
+    /// What to add to a physical address to get its virtual address in the kernel's direct map of all memory; `None` where
+    /// that differs from boot to boot and /proc/kcore does not tell.
+    pub fn direct_map_offset(&self) -> Option<u64> {
+        self.machine.linear_map().or_else(|| self.kcore().ok()?.direct_map_offset())
     }
 
     /// The serial port that the kernel writes its messages to, where it is reached by I/O instructions.

@@ -6,14 +6,14 @@
 //! after the load, without anybody updating it.
 
 use elfcorehdr::{Note, PhysAddr};
-use host::{Host, Kcore, KernelText};
+use host::{Host, Kcore};
 
 /// Places of all save areas, in the order of `possible`, if they can be worked out for certain: the kernel's variables can
 /// be read, what comes out for every CPU that is present is what the kernel says (`known`), and what comes out for the
 /// others lies in the memory of the dump.
 pub(crate) fn notes(host: &Host, possible: &[u32], known: &[Option<Note>]) -> Option<Vec<Note>> {
     let kcore = host.kcore().ok()?;
-    let variables = Variables { text: kcore.kernel_text()?, kcore };
+    let variables = Variables { kcore };
     let direct_map = variables.kcore.direct_map_offset()?;
     let [crash_notes, offsets] = host.symbols(["crash_notes", "__per_cpu_offset"]).ok()?;
     let (crash_notes, offsets) = (variables.word(crash_notes?)?, offsets?);
@@ -34,14 +34,13 @@ pub(crate) fn notes(host: &Host, possible: &[u32], known: &[Option<Note>]) -> Op
 /// The running kernel's variables.
 struct Variables {
     kcore: Kcore,
-    text: KernelText,
 }
 
 impl Variables {
-    /// The 8 bytes at the virtual address `vaddr`, which has to lie in the kernel's image.
+    /// The 8 bytes at the virtual address `vaddr`, which has to be mapped.
     fn word(&self, vaddr: u64) -> Option<u64> {
         let mut bytes = [0; 8];
-        self.kcore.read_phys(self.text.paddr_of(vaddr)?, &mut bytes).ok()?;
+        self.kcore.read_phys(self.kcore.paddr_of(vaddr)?, &mut bytes).ok()?;
         Some(u64::from_le_bytes(bytes))
     }
 }

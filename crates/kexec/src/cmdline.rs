@@ -41,11 +41,12 @@ pub struct Overrides<'a> {
 ///
 /// | parameter | why |
 /// | --- | --- |
-/// | `nr_cpus=1` | one CPU is enough to save a dump and takes the least memory; CPUs that crashed are in no known state |
+/// | `nr_cpus=1` (PowerPC: `maxcpus=1`) | one CPU is enough to save a dump and takes the least memory; CPUs that crashed are in no known state |
 /// | `reset_devices` | drivers must not rely on the state that the crashed kernel left their devices in |
 /// | `irqpoll` | interrupts that the crashed kernel's drivers left pending must not switch a line off |
-/// | `acpi_no_memhotplug` | ACPI would hand hot-added memory of the crashed kernel to the capture kernel as its own |
-pub const DEFAULTS: [&str; 4] = ["nr_cpus=1", "reset_devices", "irqpoll", "acpi_no_memhotplug"];
+/// | `acpi_no_memhotplug` (x86) | ACPI would hand hot-added memory of the crashed kernel to the capture kernel as its own |
+/// | `noirqdistrib` (PowerPC) | interrupts go to the one CPU |
+pub const DEFAULTS: &[&str] = crate::arch::CMDLINE_DEFAULTS;
 
 /// Parameters of the running kernel that must not reach a capture kernel, with the reason.
 pub const REMOVED: [(&str, &str); 26] = [
@@ -100,7 +101,7 @@ pub fn crash_cmdline(source: Source<'_>, overrides: &Overrides<'_>) -> Result<St
     parts.extend(more);
     if !overrides.no_defaults {
         let missing = |default: &&str| !parts.iter().any(|word| same(name(word), name(default)));
-        let defaults: Vec<&str> = DEFAULTS.into_iter().filter(missing).collect();
+        let defaults: Vec<&str> = DEFAULTS.iter().copied().filter(missing).collect();
         parts.extend(defaults);
     }
     // What is for init comes last: the kernel does not read behind `--`.

@@ -4,6 +4,8 @@ use elfcorehdr::{BuildError, PhysAddr, PhysRange};
 use host::HostError;
 use thiserror::Error;
 
+use crate::arch::{KERNEL_FILE, MACHINE};
+
 /// Why a kernel cannot be loaded on this machine as it is.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -56,6 +58,14 @@ pub enum PlanError {
         /// Where the image has to go.
         reservation: PhysRange,
     },
+    /// The machine shows no device tree, which the capture kernel could not boot without.
+    #[error(
+        "there is no device tree (/sys/firmware/devicetree/base), without which a PowerPC kernel cannot boot: is /sys mounted?"
+    )]
+    NoDeviceTree,
+    /// A device tree was given and kernels of this architecture take none.
+    #[error("--dtb: kernels of this machine ({MACHINE}) take no device tree: leave it out")]
+    TakesNoTree,
     /// The running kernel uses 5-level page tables, which the kernel to load does not know.
     #[error(
         "kernel: it does not know 5-level page tables (XLF_5LEVEL is not set), which the running kernel uses: boot with \
@@ -169,14 +179,14 @@ pub enum Refusal {
 pub enum ImageError {
     /// Some other kind of file.
     #[error(
-        "not a bzImage: {found}; give the bzImage that your distribution installs as /boot/vmlinuz-<release>"
+        "not a {0}: {found}; give the {0} that your distribution installs as {1}", KERNEL_FILE.0, KERNEL_FILE.1
     )]
-    NotBzImage {
+    NotAKernel {
         /// What it seems to be.
         found: String,
     },
     /// A kernel for machines of another kind.
-    #[error("it is a kernel for {found}, this machine is x86_64")]
+    #[error("it is a kernel for {found}, this machine is {MACHINE}")]
     OtherArchitecture {
         /// The architecture that it is for.
         found: String,
@@ -207,8 +217,13 @@ pub enum ImageError {
         /// The flags found.
         xloadflags: u16,
     },
-    /// A field of the setup header with a value that no kernel has.
-    #[error("setup header is damaged: {field} is {found:#x}, wanted {wanted}")]
+    /// A kernel that runs only where it was built for, which is where the crashed kernel is.
+    #[error(
+        "it is not relocatable (no \"run0\" at byte 0x5c of its image): use a kernel with CONFIG_RELOCATABLE"
+    )]
+    NotRelocatable,
+    /// A field of the header with a value that no kernel has.
+    #[error("header is damaged: {field} is {found:#x}, wanted {wanted}")]
     BadField {
         /// Its name in the boot protocol.
         field: &'static str,

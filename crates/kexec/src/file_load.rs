@@ -10,7 +10,7 @@ use host::Host;
 use crate::arch;
 use crate::cmdline::CmdlineError;
 use crate::error::{PlanError, Refusal};
-use crate::layout::Space;
+use crate::plan;
 use crate::precheck;
 use crate::syscall::{self, Call, SyscallError, Target};
 
@@ -67,13 +67,18 @@ fn check_files(host: &Host, request: &FileLoadRequest<'_>) -> Result<u64, PlanEr
     let initrd = request.initrd.map(|file| read_start(file, "initrd")).transpose()?.map(|(_, size)| size);
     if crash {
         let reservations = host.reservations()?.ok_or(Refusal::NoReservation)?;
-        let mut space = Space::new(reservations.main, None, None)?;
+        let mut space = plan::usable(host, (None, None), reservations.main)?;
         image.place(&mut space)?;
         if let Some(size) = initrd {
-            space.take_high("initrd", size, arch::PAGE, None)?;
+            space.take_high("initrd", size, arch::SEGMENT_ALIGN, None)?;
         }
         let header = host.kexec()?.elfcorehdr_size.unwrap_or(0);
-        space.take_high("elfcorehdr", elfcorehdr::room_for(header, arch::PAGE), arch::PAGE, None)?;
+        space.take_high(
+            "elfcorehdr",
+            elfcorehdr::room_for(header, arch::SEGMENT_ALIGN),
+            arch::SEGMENT_ALIGN,
+            None,
+        )?;
         space.require_free("the running kernel's own pages", arch::control_pages(host)?)?;
     }
     Ok(image.memory_size().saturating_add(initrd.unwrap_or(0)))

@@ -16,6 +16,7 @@ pub(crate) struct CrashHeader {
     place: PhysRange,
     bytes: Vec<u8>,
     absent_notes: Option<PhysRange>,
+    backup: Option<PhysRange>,
     cpu_notes: usize,
     absent_cpus: Vec<u32>,
     memory: Vec<PhysRange>,
@@ -42,24 +43,27 @@ impl CrashHeader {
         &self.memory
     }
 
-    /// Memory that the capture kernel must not use: it reads the header and the notes out of it.
+    /// Where purgatory copies low memory, where a dump is to hold that.
+    pub(crate) fn backup(&self) -> Option<PhysRange> {
+        self.backup
+    }
+
+    /// Memory that the capture kernel must not use: it reads the header, the notes and the copy of low memory out of it.
     pub(crate) fn hidden(&self) -> impl Iterator<Item = PhysRange> {
-        [self.place].into_iter().chain(self.absent_notes)
+        [self.place].into_iter().chain(self.absent_notes).chain(self.backup)
     }
 
     /// The segments.
     pub(crate) fn segments<'a>(&self) -> impl Iterator<Item = Segment<'a>> + use<'a> {
-        let notes = self.absent_notes.map(|place| Segment {
-            kind: SegmentKind::AbsentNotes,
-            place,
-            data: Cow::Borrowed(&[]),
-        });
+        let zeros = |kind| move |place| Segment { kind, place, data: Cow::Borrowed(&[]) };
+        let notes = self.absent_notes.map(zeros(SegmentKind::AbsentNotes));
+        let backup = self.backup.map(zeros(SegmentKind::Backup));
         let header = Segment {
             kind: SegmentKind::Elfcorehdr,
             place: self.place,
             data: Cow::Owned(self.bytes.clone()),
         };
-        notes.into_iter().chain([header])
+        notes.into_iter().chain(backup).chain([header])
     }
 }
 
@@ -73,21 +77,28 @@ pub(crate) fn crash_header(
     warnings: &mut Vec<Warning>,
 ) -> Result<CrashHeader, PlanError> {
     let memory: Vec<PhysRange> = host.expected_ram()?.iter().collect();
-    let loads = loads(host, &memory, warnings)?;
+    let low = host.low_memory();
+    let backup = if arch::KEEPS_LOW_MEMORY {
+        Some(space.take_high(SegmentKind::Backup.name(), low.len(), arch::SEGMENT_ALIGN, None)?)
+    } else {
+        None
+    };
+    let copied = backup.map(|place| (low, place));
+    let loads = loads(host, copied, &memory, warnings)?;
     let possible = host.cpus()?.possible;
     let need = elfcorehdr::size_for(possible.len().saturating_add(1).saturating_add(loads.len()));
     let room = match keeper {
         Keeper::Nobody => need as u64,
         Keeper::Kernel => {
             let reported = host.kexec()?.elfcorehdr_size.ok_or(Refusal::NoCrashHotplug)?;
-            elfcorehdr::room_for(reported, arch::PAGE)
+            elfcorehdr::room_for(reported, arch::SEGMENT_ALIGN)
         }
         Keeper::Module => module_room(loads.len(), possible.len()),
     };
     if need as u64 > room {
         return Err(PlanError::HeaderRoom { need, room });
     }
-    let place = space.take_high(SegmentKind::Elfcorehdr.name(), room, arch::PAGE, None)?;
+    let place = space.take_high(SegmentKind::Elfcorehdr.name(), room, arch::SEGMENT_ALIGN, None)?;
     let notes = Notes::new(host, &possible, space)?;
     let mut bytes = vec![0; need];
     let contents = Contents {
@@ -98,7 +109,7 @@ pub(crate) fn crash_header(
     };
     elfcorehdr::build(&contents, &mut bytes)?;
     let (cpu_notes, absent_notes, absent_cpus) = (notes.notes.len(), notes.zeros, notes.absent);
-    Ok(CrashHeader { place, bytes, absent_notes, cpu_notes, absent_cpus, memory })
+    Ok(CrashHeader { place, bytes, absent_notes, backup, cpu_notes, absent_cpus, memory })
 }
 
 /// Bytes for a header that the module lets grow: as many memory entries more as the kernel plans for its own handler
@@ -106,28 +117,38 @@ pub(crate) fn crash_header(
 fn module_room(loads: usize, cpus: usize) -> u64 {
     const MORE_ENTRIES: usize = 8192;
     let entries = cpus.saturating_add(1).saturating_add(loads).saturating_add(MORE_ENTRIES);
-    (elfcorehdr::size_for(entries.min(elfcorehdr::MAX_ENTRIES)) as u64).next_multiple_of(arch::PAGE)
+    (elfcorehdr::size_for(entries.min(elfcorehdr::MAX_ENTRIES)) as u64).next_multiple_of(arch::SEGMENT_ALIGN)
 }
 
-/// The kernel's text, then all memory.
-fn loads(host: &Host, memory: &[PhysRange], warnings: &mut Vec<Warning>) -> Result<Vec<Load>, PlanError> {
+/// The kernel's text, where it has a mapping of its own, or low memory, `copied` from here to there; then all memory. Thus the
+/// first entry, which cannot go, is one that never has to.
+fn loads(
+    host: &Host,
+    copied: Option<(PhysRange, PhysRange)>,
+    memory: &[PhysRange],
+    warnings: &mut Vec<Warning>,
+) -> Result<Vec<Load>, PlanError> {
     let mut loads = Vec::with_capacity(memory.len() + 1);
-    match host.kernel_text()? {
-        Some(text) => {
-            loads.push(Load { paddr: text.paddr, vaddr: text.vaddr, offset: text.paddr, size: text.size })
+    if host.machine().kernel_image_vaddr().is_some() {
+        match host.kernel_text()? {
+            Some(text) => {
+                loads.push(Load { paddr: text.paddr, vaddr: text.vaddr, offset: text.paddr, size: text.size })
+            }
+            None => warnings.push(Warning::NoKernelText),
         }
-        None => warnings.push(Warning::NoKernelText),
     }
-    let direct_map = host.kcore().ok().and_then(|kcore| kcore.direct_map_offset());
+    let direct_map = host.direct_map_offset();
     if direct_map.is_none() {
         warnings.push(Warning::NoDirectMap);
     }
-    loads.extend(memory.iter().map(|range| Load {
+    let load = |range: PhysRange, from: PhysRange| Load {
         paddr: range.start(),
         vaddr: direct_map.map_or(0, |offset| offset.wrapping_add(range.start().0)),
-        offset: range.start(),
+        offset: from.start(),
         size: range.len(),
-    }));
+    };
+    loads.extend(copied.map(|(low, place)| load(low, place)));
+    loads.extend(memory.iter().map(|range| load(*range, *range)));
     Ok(loads)
 }
 
@@ -152,7 +173,7 @@ impl Notes {
             return Ok(Self { notes, absent: Vec::new(), zeros: None });
         }
         let size = known.iter().flatten().map(|note| note.size).max().unwrap_or(arch::CRASH_NOTES_SIZE);
-        let zeros = space.take_high(SegmentKind::AbsentNotes.name(), size, arch::PAGE, None)?;
+        let zeros = space.take_high(SegmentKind::AbsentNotes.name(), size, arch::SEGMENT_ALIGN, None)?;
         let own = Note { paddr: zeros.start(), size };
         let absent =
             possible.iter().zip(&known).filter(|(_, note)| note.is_none()).map(|(cpu, _)| *cpu).collect();

@@ -2,13 +2,14 @@
 
 use elfcorehdr::{PhysAddr, PhysRange, RangeVec};
 
-use crate::arch::PAGE;
 use crate::error::PlanError;
 
 /// The reservation, and what of it is not taken yet.
 #[derive(Debug)]
 pub(crate) struct Space {
     reservation: PhysRange,
+    /// What places are aligned to and rounded up to, in bytes.
+    page: u64,
     /// What may be taken: inside the user's limits.
     free: RangeVec,
     /// What lies outside the user's limits but inside the reservation: the running kernel's own pages may go there.
@@ -18,25 +19,37 @@ pub(crate) struct Space {
 }
 
 impl Space {
-    /// All of `reservation` from `min` up to, not including, `max`, in whole pages.
+    /// All of `reservation` from `min` up to, not including, `max`, in whole pages of `page` bytes.
     pub(crate) fn new(
         reservation: PhysRange,
+        page: u64,
         min: Option<PhysAddr>,
         max: Option<PhysAddr>,
     ) -> Result<Self, PlanError> {
-        let start = min.map_or(0, |addr| addr.0).max(reservation.start().0).checked_next_multiple_of(PAGE);
-        let end = max.map_or(u64::MAX, |addr| addr.0).min(reservation.end().0) / PAGE * PAGE;
+        let start = min.map_or(0, |addr| addr.0).max(reservation.start().0).checked_next_multiple_of(page);
+        let end = max.map_or(u64::MAX, |addr| addr.0).min(reservation.end().0) / page * page;
         let window = start
             .and_then(|start| PhysRange::new(PhysAddr(start), PhysAddr(end)))
             .filter(|window| !window.is_empty())
             .ok_or(PlanError::EmptyWindow { reservation })?;
         let aside = reservation.len() - window.len();
-        Ok(Self { reservation, free: [window].into_iter().collect(), aside, asked: 0 })
+        Ok(Self { reservation, page, free: [window].into_iter().collect(), aside, asked: 0 })
     }
 
     /// The reservation.
+    #[cfg_attr(target_arch = "powerpc64", allow(dead_code, reason = "asked for by kernels that cannot move"))]
     pub(crate) fn reservation(&self) -> PhysRange {
         self.reservation
+    }
+
+    /// Leaves alone what of `taken` lies in the reservation, and the pages that it reaches into.
+    pub(crate) fn avoid(&mut self, taken: &RangeVec) {
+        for range in taken.iter() {
+            let start = range.start().0 / self.page * self.page;
+            let end = range.end().0.checked_next_multiple_of(self.page).unwrap_or(u64::MAX);
+            // A Vec-backed set is never full.
+            let _ = PhysRange::new(PhysAddr(start), PhysAddr(end)).map(|pages| self.free.remove(pages));
+        }
     }
 
     /// Takes `size` bytes, rounded up to pages, as low as possible at a multiple of `align`, not below `min`.
@@ -48,7 +61,7 @@ impl Space {
         min: u64,
     ) -> Result<PhysRange, PlanError> {
         let pages = self.ask(what, size, None)?;
-        let align = align.max(PAGE);
+        let align = align.max(self.page);
         let found = self.free.iter().find_map(|hole| {
             let start = hole.start().0.max(min).checked_next_multiple_of(align)?;
             PhysRange::from_len(PhysAddr(start), pages).filter(|place| hole.contains_range(*place))
@@ -65,7 +78,7 @@ impl Space {
         below: Option<PhysAddr>,
     ) -> Result<PhysRange, PlanError> {
         let pages = self.ask(what, size, below)?;
-        let align = align.max(PAGE);
+        let align = align.max(self.page);
         let holes: Vec<PhysRange> = self.free.iter().collect();
         let found = holes.into_iter().rev().find_map(|hole| {
             let end = below.map_or(hole.end(), |below| below.min(hole.end()));
@@ -76,6 +89,7 @@ impl Space {
     }
 
     /// Takes exactly `place`; `None` if it is not free.
+    #[cfg_attr(target_arch = "powerpc64", allow(dead_code, reason = "asked for by kernels that cannot move"))]
     pub(crate) fn take_exactly(&mut self, place: PhysRange) -> Option<PhysRange> {
         self.asked = self.asked.saturating_add(place.len());
         let free = self.free.contains_range(place);
@@ -92,7 +106,7 @@ impl Space {
     }
 
     fn ask(&mut self, what: &'static str, size: u64, below: Option<PhysAddr>) -> Result<u64, PlanError> {
-        let pages = size.max(1).checked_next_multiple_of(PAGE);
+        let pages = size.max(1).checked_next_multiple_of(self.page);
         self.asked = self.asked.saturating_add(pages.unwrap_or(u64::MAX));
         pages.ok_or_else(|| self.too_small(what, size, below))
     }
@@ -114,13 +128,15 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const PAGE: u64 = 4096;
+
     fn range(start: u64, end: u64) -> PhysRange {
         PhysRange::new(PhysAddr(start), PhysAddr(end)).unwrap()
     }
 
     #[test]
     fn pieces_go_where_they_are_asked_to() {
-        let mut space = Space::new(range(0x10_0000, 0x20_0000), None, None).unwrap();
+        let mut space = Space::new(range(0x10_0000, 0x20_0000), PAGE, None, None).unwrap();
         assert_eq!(space.take_high("a", 1, PAGE, None).unwrap(), range(0x1f_f000, 0x20_0000));
         assert_eq!(space.take_low("b", 0x1800, 0x4_0000, 0x11_0000).unwrap(), range(0x14_0000, 0x14_2000));
         // Low again fills the hole below.
@@ -135,14 +151,26 @@ mod tests {
 
     #[test]
     fn limits_are_kept_and_the_rest_is_left_to_the_kernel() {
-        let mut space =
-            Space::new(range(0x10_0000, 0x20_0000), Some(PhysAddr(0x18_0001)), Some(PhysAddr(0x18_3fff)))
-                .unwrap();
+        let mut space = Space::new(
+            range(0x10_0000, 0x20_0000),
+            PAGE,
+            Some(PhysAddr(0x18_0001)),
+            Some(PhysAddr(0x18_3fff)),
+        )
+        .unwrap();
         assert_eq!(space.take_low("a", 0x1000, PAGE, 0).unwrap(), range(0x18_1000, 0x18_2000));
         assert_eq!(space.take_high("b", 0x1000, PAGE, None).unwrap(), range(0x18_2000, 0x18_3000));
         assert!(space.take_low("c", 1, PAGE, 0).is_err());
         assert!(space.require_free("kernel", 0xf_0000).is_ok());
         assert!(space.require_free("kernel", 0x10_0000).is_err());
+    }
+
+    #[test]
+    fn what_is_spoken_for_is_left_alone_with_its_pages() {
+        let mut space = Space::new(range(0x10_0000, 0x13_0000), 0x1_0000, None, None).unwrap();
+        space.avoid(&[range(0x11_8000, 0x11_9000), range(0x12_ffff, 0x14_0000)].into_iter().collect());
+        assert_eq!(space.take_low("a", 1, 1, 0).unwrap(), range(0x10_0000, 0x11_0000));
+        assert!(space.take_high("b", 1, 1, None).is_err());
     }
 
     #[test]
@@ -154,14 +182,14 @@ mod tests {
             (Some(0x18_0000), Some(0x17_0000)),
             (Some(u64::MAX), None),
         ] {
-            let space = Space::new(reservation, min.map(PhysAddr), max.map(PhysAddr));
+            let space = Space::new(reservation, PAGE, min.map(PhysAddr), max.map(PhysAddr));
             assert!(matches!(space, Err(PlanError::EmptyWindow { .. })), "{min:x?} {max:x?}");
         }
     }
 
     #[test]
     fn the_error_says_what_is_needed() {
-        let mut space = Space::new(range(0, 64 << 20), None, None).unwrap();
+        let mut space = Space::new(range(0, 64 << 20), PAGE, None, None).unwrap();
         space.take_low("kernel", 60 << 20, PAGE, 0).unwrap();
         let text = space.take_high("initrd", 30 << 20, PAGE, None).unwrap_err().to_string();
         assert!(text.contains("no room for initrd (30 MiB)"), "{text}");
@@ -179,7 +207,7 @@ mod tests {
                 (any::<bool>(), 0u64..1 << 28, 0u32..25, proptest::option::of(any::<u64>())), 1..12),
         ) {
             let reservation = PhysRange::from_len(PhysAddr(start), len).unwrap();
-            let Ok(mut space) = Space::new(reservation, window.0.map(PhysAddr), window.1.map(PhysAddr)) else {
+            let Ok(mut space) = Space::new(reservation, PAGE, window.0.map(PhysAddr), window.1.map(PhysAddr)) else {
                 return Ok(());
             };
             let mut taken: Vec<PhysRange> = Vec::new();

@@ -183,6 +183,8 @@ fn request(plan: &PlanFacts) -> Result<Arm, ModuleError> {
         identity_at: plan.identity_at().0,
         identity: plan.identity,
         follow: FOLLOW_MEMORY | FOLLOW_CPUS,
+        tree_pointer: plan.trees.map_or(0, |_| plan.tree_at().0),
+        trees: plan.trees.map_or_else(Default::default, |trees| trees.each_ref().map(range)),
         ..Arm::default()
     };
     let count = plan.spared.len();

@@ -7,7 +7,7 @@ use std::io::Read as _;
 
 use elfcorehdr::{PhysAddr, PhysRange, RangeVec};
 use host::{Host, Reservations};
-use purgatory::{IDENTITY_OFFSET, Params, Region, digest};
+use purgatory::{IDENTITY_OFFSET, Params, Region, Rtas, Slot, TREE_OFFSET, digest};
 use serde::{Deserialize, Serialize};
 
 use crate::arch;
@@ -16,10 +16,7 @@ use crate::header::{CrashHeader, crash_header};
 use crate::layout::Space;
 use crate::precheck;
 use crate::purgatory as ours;
-use crate::syscall::{
-    self, Call, KEXEC_CRASH_HOTPLUG_SUPPORT, KEXEC_ON_CRASH, KEXEC_UPDATE_ELFCOREHDR, SegmentRef,
-    SyscallError, Target,
-};
+use crate::syscall::{self, Call, KEXEC_ON_CRASH, SegmentRef, SyscallError, Target};
 
 /// What to load by kexec_load.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +33,8 @@ pub struct CrashRequest<'a> {
     pub mem_min: Option<PhysAddr>,
     /// Lowest address *not* to use, where the user set one.
     pub mem_max: Option<PhysAddr>,
+    /// A flattened device tree to pass on in place of the machine's, where the user gave one. Only PowerPC's kernels take one.
+    pub tree: Option<&'a [u8]>,
 }
 
 /// Who keeps the crash header up to date while CPUs and memory come and go.
@@ -59,8 +58,12 @@ pub enum SegmentKind {
     Kernel,
     /// The initrd.
     Initrd,
-    /// Boot parameters, command line and what belongs to them.
+    /// Boot parameters, command line and what belongs to them; on PowerPC a device tree.
     BootData,
+    /// The place for the next boot data, where they follow the machine: zeros.
+    SpareBootData,
+    /// Where purgatory copies low memory.
+    Backup,
     /// Zeros that the notes of absent CPUs point to.
     AbsentNotes,
     /// The program that runs between the kernels.
@@ -76,6 +79,8 @@ impl SegmentKind {
             Self::Kernel => "kernel",
             Self::Initrd => "initrd",
             Self::BootData => "boot data",
+            Self::SpareBootData => "spare",
+            Self::Backup => "backup",
             Self::AbsentNotes => "absent CPUs",
             Self::Purgatory => "purgatory",
             Self::Elfcorehdr => "elfcorehdr",
@@ -151,6 +156,9 @@ pub struct PlanFacts {
     pub segments: Vec<SegmentFacts>,
     /// Where the crash header is, with its room to grow.
     pub elfcorehdr: PhysRange,
+    /// The two places for device trees, the one in force first, where the image is for the module to keep current and the
+    /// architecture has such trees.
+    pub trees: Option<[PhysRange; 2]>,
     /// Where the capture kernel is entered.
     pub kernel_entry: PhysAddr,
     /// Where purgatory is entered.
@@ -178,6 +186,11 @@ pub struct PlanFacts {
 }
 
 impl PlanFacts {
+    /// Where the image has the address of the device tree in force: in purgatory's parameter block.
+    pub fn tree_at(&self) -> PhysAddr {
+        PhysAddr(self.purgatory_params.0.saturating_add(TREE_OFFSET as u64))
+    }
+
     /// Where the image carries its identity: in purgatory's parameter block.
     pub fn identity_at(&self) -> PhysAddr {
         PhysAddr(self.purgatory_params.0.saturating_add(IDENTITY_OFFSET as u64))
@@ -218,13 +231,16 @@ fn plan_image<'a>(host: &Host, request: &CrashRequest<'a>) -> Result<CrashPlan<'
     let image = arch::Image::parse(request.kernel)?;
     let random = random()?;
     let draft = Draft::new(host, request, &image, reservations, &random)?;
-    let mut segments = draft.segments(request, &image);
-    let serial_port = host.serial_console()?.map(|serial| serial.io_port);
     let kernel_entry = image.entry(draft.kernel);
-    let params =
+    let payload = image.into_payload();
+    let kernel_start: Vec<u8> = payload.iter().take(ours::KERNEL_START).copied().collect();
+    let mut segments = draft.segments(request, payload);
+    let serial_port = host.serial_console()?.map(|serial| serial.io_port);
+    let mut params =
         Params::new(random.identity, kernel_entry.0, draft.boot_place.start().0, serial_port.unwrap_or(0));
+    draft.tell_of_trees(host, &mut params)?;
     let base = draft.purgatory.start();
-    let program = ours::image(base, &with_regions(params, &segments, request.keeper), image.payload());
+    let program = ours::image(base, &with_regions(params, &segments, request.keeper), &kernel_start);
     segments.push(Segment {
         kind: SegmentKind::Purgatory,
         place: draft.purgatory,
@@ -237,6 +253,7 @@ fn plan_image<'a>(host: &Host, request: &CrashRequest<'a>) -> Result<CrashPlan<'
         low_reservation: reservations.low,
         segments: segments.iter().map(|segment| SegmentFacts::of(segment, request.keeper)).collect(),
         elfcorehdr: draft.header.place(),
+        trees: draft.spare.map(|spare| [draft.boot_place, spare]),
         kernel_entry,
         purgatory_entry: ours::entry(base),
         purgatory_params: ours::params_place(base),
@@ -261,6 +278,8 @@ struct Draft {
     cmdline: String,
     boot: arch::BootData,
     boot_place: PhysRange,
+    /// The place for the next boot data.
+    spare: Option<PhysRange>,
     purgatory: PhysRange,
     warnings: Vec<Warning>,
 }
@@ -275,7 +294,7 @@ impl Draft {
         random: &Random,
     ) -> Result<Self, PlanError> {
         let mut warnings = Vec::new();
-        let mut space = Space::new(reservations.main, request.mem_min, request.mem_max)?;
+        let mut space = usable(host, (request.mem_min, request.mem_max), reservations.main)?;
         let header = crash_header(host, request.keeper, &mut space, &mut warnings)?;
         let kernel = image.place(&mut space)?;
         let initrd = match request.initrd {
@@ -289,32 +308,65 @@ impl Draft {
         let lent = host.kexec()?.cma_ranges;
         let reserved: RangeVec =
             [reservations.main].into_iter().chain(reservations.low).chain(lent).collect();
-        let own: RangeVec = reserved.difference(&hidden).collect();
-        let boot = arch::BootData::new(host, image, &own, random, &cmdline, &mut warnings)?;
-        let boot_place = space.take_high(SegmentKind::BootData.name(), boot.size(), arch::PAGE, None)?;
-        let purgatory =
-            space.take_high(SegmentKind::Purgatory.name(), ours::MEMORY_SIZE, arch::PAGE, None)?;
+        let told = Told {
+            host,
+            reserved: &reserved,
+            hidden: &hidden,
+            random,
+            cmdline: &cmdline,
+            tree: request.tree,
+        };
+        let boot = arch::BootData::new(&told, image, &mut warnings)?;
+        let have = told.own().total_len();
+        let mut take =
+            |kind: SegmentKind, size| space.take_high(kind.name(), size, arch::SEGMENT_ALIGN, None);
+        let boot_place = take(SegmentKind::BootData, boot.size())?;
+        let switched = arch::BOOT_DATA_FOLLOWS_CPUS && request.keeper == Keeper::Module;
+        let spare = switched.then(|| take(SegmentKind::SpareBootData, boot.size())).transpose()?;
+        let purgatory = take(SegmentKind::Purgatory, ours::MEMORY_SIZE)?;
         space.require_free("the running kernel's own pages", arch::control_pages(host)?)?;
-        let (have, need) = (own.total_len(), image.running_size(request.initrd.unwrap_or_default()));
+        let need = running_size(image.memory_size(), request.initrd.unwrap_or_default());
         if have < need {
             warnings.push(Warning::LittleMemory { have, need });
         }
-        Ok(Self { header, kernel, initrd, cmdline, boot, boot_place, purgatory, warnings })
+        Ok(Self { header, kernel, initrd, cmdline, boot, boot_place, spare, purgatory, warnings })
+    }
+
+    /// Says where low memory is copied to, where device trees may lie, and how to reset a machine that has such things.
+    fn tell_of_trees(&self, host: &Host, params: &mut Params) -> Result<(), PlanError> {
+        params.backup = self.header.backup().map_or(0, |backup| backup.start().0);
+        if arch::BOOT_DATA_FOLLOWS_CPUS {
+            let places = [Some(self.boot_place), self.spare];
+            params.slots = places.map(|place| {
+                place.map_or(Slot::default(), |place| Slot { start: place.start().0, size: place.len() })
+            });
+        }
+        if let Some(rtas) = host.rtas()?
+            && let Some(system_reboot) = rtas.system_reboot
+        {
+            params.rtas = Rtas { entry: rtas.entry.0, base: rtas.base.0, system_reboot };
+        }
+        Ok(())
     }
 
     /// All segments but purgatory, which has to know them.
-    fn segments<'a>(&self, request: &CrashRequest<'a>, image: &arch::Image<'a>) -> Vec<Segment<'a>> {
+    fn segments<'a>(&self, request: &CrashRequest<'a>, kernel: Cow<'a, [u8]>) -> Vec<Segment<'a>> {
         let initrd = self.initrd.zip(request.initrd);
         let initrd_facts = initrd.map(|(place, bytes)| (place.start(), bytes.len()));
         let boot = self.boot.bytes(self.boot_place.start(), initrd_facts);
         let mut segments = vec![
-            Segment { kind: SegmentKind::Kernel, place: self.kernel, data: Cow::Borrowed(image.payload()) },
+            Segment { kind: SegmentKind::Kernel, place: self.kernel, data: kernel },
             Segment { kind: SegmentKind::BootData, place: self.boot_place, data: Cow::Owned(boot) },
         ];
         segments.extend(initrd.map(|(place, bytes)| Segment {
             kind: SegmentKind::Initrd,
             place,
             data: Cow::Borrowed(bytes),
+        }));
+        segments.extend(self.spare.map(|place| Segment {
+            kind: SegmentKind::SpareBootData,
+            place,
+            data: Cow::Borrowed(&[]),
         }));
         segments.extend(self.header.segments());
         segments
@@ -343,13 +395,70 @@ impl SegmentFacts {
     }
 }
 
-/// Whether purgatory checks `segment`. A header that is kept up to date changes; purgatory cannot check itself;
-/// zeros of absent CPUs are not worth refusing a dump for.
+/// Whether purgatory checks `segment`. A header that is kept up to date changes, and so does a device tree; purgatory cannot
+/// check itself; zeros of absent CPUs are not worth refusing a dump for; a backup is made by purgatory.
 fn is_checked(segment: &Segment<'_>, keeper: Keeper) -> bool {
+    let kept = keeper != Keeper::Nobody;
     match segment.kind {
-        SegmentKind::Kernel | SegmentKind::Initrd | SegmentKind::BootData => !segment.data.is_empty(),
-        SegmentKind::Elfcorehdr => keeper == Keeper::Nobody,
-        SegmentKind::AbsentNotes | SegmentKind::Purgatory => false,
+        SegmentKind::Kernel | SegmentKind::Initrd => !segment.data.is_empty(),
+        SegmentKind::BootData => !(segment.data.is_empty() || kept && arch::BOOT_DATA_FOLLOWS_CPUS),
+        SegmentKind::Elfcorehdr => !kept,
+        SegmentKind::AbsentNotes
+        | SegmentKind::Purgatory
+        | SegmentKind::SpareBootData
+        | SegmentKind::Backup => false,
+    }
+}
+
+/// The part of the reservation that an image may lie in: inside the user's limits, where a kernel reaches it before it switches
+/// its MMU on, and not where firmware lies.
+pub(crate) fn usable(
+    host: &Host,
+    (min, max): (Option<PhysAddr>, Option<PhysAddr>),
+    reservation: PhysRange,
+) -> Result<Space, PlanError> {
+    // A machine whose reservation starts above that end has no such limit.
+    let reach = host.real_mode_end()?.filter(|end| *end > reservation.start());
+    let max = max.into_iter().chain(reach).min();
+    let mut space = Space::new(reservation, arch::SEGMENT_ALIGN, min, max)?;
+    space.avoid(&host.firmware_memory()?);
+    Ok(space)
+}
+
+/// Memory that a capture kernel wants beside its image and initrd: its data structures, drivers, and the program that
+/// saves the dump. Debian's kernel with a small initramfs came up with less in QEMU.
+const WORKING_MEMORY: u64 = 64 << 20;
+/// How much larger an initrd becomes when it is unpacked, at most commonly.
+const UNPACKED: u64 = 3;
+
+/// Bytes that a capture kernel probably needs to run, itself taking `kernel`, with this initrd.
+fn running_size(kernel: u64, initrd: &[u8]) -> u64 {
+    let packed = initrd.len() as u64;
+    let cpio = initrd.starts_with(b"07070");
+    let unpacked = if cpio { packed } else { packed.saturating_mul(UNPACKED) };
+    kernel.saturating_add(packed).saturating_add(unpacked).saturating_add(WORKING_MEMORY)
+}
+
+/// What boot data are made of, besides the kernel that they are for.
+pub(crate) struct Told<'a> {
+    /// The machine.
+    pub(crate) host: &'a Host,
+    /// All memory that the running kernel does not use: the reservations, and what it lends out.
+    pub(crate) reserved: &'a RangeVec,
+    /// What of it the capture kernel must leave as it is: it reads from there.
+    pub(crate) hidden: &'a RangeVec,
+    /// Random bytes.
+    pub(crate) random: &'a Random,
+    /// The command line, whole.
+    pub(crate) cmdline: &'a str,
+    /// The user's flattened device tree.
+    pub(crate) tree: Option<&'a [u8]>,
+}
+
+impl Told<'_> {
+    /// Reserved memory that the capture kernel may use.
+    pub(crate) fn own(&self) -> RangeVec {
+        self.reserved.difference(self.hidden).collect()
     }
 }
 
@@ -426,26 +535,18 @@ impl<'a> CrashPlan<'a> {
             .iter()
             .map(|segment| SegmentRef { place: segment.place, data: &segment.data })
             .collect();
-        if self.facts.keeper != Keeper::Kernel {
-            return syscall::kexec_load(host, self.facts.purgatory_entry, &segments, KEXEC_ON_CRASH);
+        let flags = if self.facts.keeper == Keeper::Kernel { arch::HOTPLUG_FLAGS } else { &[0] };
+        // An unknown flag is refused before the old image is touched, so asking costs nothing.
+        let (last, newer) = flags.split_last().unwrap_or((&0, &[]));
+        let load =
+            |flag| syscall::kexec_load(host, self.facts.purgatory_entry, &segments, KEXEC_ON_CRASH | flag);
+        for flag in newer {
+            match load(*flag) {
+                Err(SyscallError::Invalid { .. }) => {}
+                answer => return answer,
+            }
         }
-        // Kernels from 6.10 know the first flag; those before (6.6 on x86) only the second. An unknown flag is refused
-        // before the old image is touched, so asking costs nothing.
-        let newer = syscall::kexec_load(
-            host,
-            self.facts.purgatory_entry,
-            &segments,
-            KEXEC_ON_CRASH | KEXEC_CRASH_HOTPLUG_SUPPORT,
-        );
-        match newer {
-            Err(SyscallError::Invalid { .. }) => syscall::kexec_load(
-                host,
-                self.facts.purgatory_entry,
-                &segments,
-                KEXEC_ON_CRASH | KEXEC_UPDATE_ELFCOREHDR,
-            ),
-            answer => answer,
-        }
+        load(*last)
     }
 }
 
@@ -515,6 +616,7 @@ mod tests {
             keeper: Keeper::Nobody,
             mem_min: None,
             mem_max: None,
+            tree: None,
         }
     }
 

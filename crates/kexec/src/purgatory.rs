@@ -41,6 +41,9 @@ pub(crate) fn image(base: PhysAddr, params: &Params, kernel: &[u8]) -> Vec<u8> {
     image
 }
 
+/// Bytes of the capture kernel's start that [`image`] wants to know.
+pub(crate) const KERNEL_START: usize = HEAD;
+
 /// The instruction that leads to purgatory where its first bytes are the capture kernel's.
 const FIRST_WORD: usize = 4;
 

@@ -16,8 +16,6 @@ use crate::precheck;
 
 /// kexec_load: the image is for a crash.
 pub(crate) const KEXEC_ON_CRASH: u64 = 0x1;
-/// kexec_load, x86 from 6.6: the elfcorehdr segment may be rewritten.
-pub(crate) const KEXEC_UPDATE_ELFCOREHDR: u64 = 0x4;
 /// kexec_load from 6.10: all segments that hotplug concerns may be rewritten.
 pub(crate) const KEXEC_CRASH_HOTPLUG_SUPPORT: u64 = 0x8;
 

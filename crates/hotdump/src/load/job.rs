@@ -39,6 +39,8 @@ pub(crate) enum SyscallChoice {
 pub(crate) struct Job {
     pub(crate) kernel: PathBuf,
     pub(crate) initrd: Option<PathBuf>,
+    /// A flattened device tree in place of the machine's.
+    pub(crate) dtb: Option<PathBuf>,
     /// Whole, but for `elfcorehdr=`.
     pub(crate) cmdline: String,
     pub(crate) keeper: Keeper,
@@ -91,6 +93,7 @@ impl LoadError {
 pub(crate) struct Files {
     kernel: Opened,
     initrd: Option<Opened>,
+    dtb: Option<Opened>,
 }
 
 #[derive(Debug)]
@@ -127,6 +130,7 @@ impl Files {
         Ok(Self {
             kernel: Opened::open("crash kernel", &job.kernel)?,
             initrd: job.initrd.as_deref().map(|path| Opened::open("initramfs", path)).transpose()?,
+            dtb: job.dtb.as_deref().map(|path| Opened::open("device tree", path)).transpose()?,
         })
     }
 }
@@ -136,6 +140,7 @@ impl Files {
 pub(crate) struct Contents {
     kernel: Vec<u8>,
     initrd: Option<Vec<u8>>,
+    dtb: Option<Vec<u8>>,
 }
 
 impl Contents {
@@ -143,6 +148,7 @@ impl Contents {
         Ok(Self {
             kernel: files.kernel.read()?,
             initrd: files.initrd.as_ref().map(Opened::read).transpose()?,
+            dtb: files.dtb.as_ref().map(Opened::read).transpose()?,
         })
     }
 }
@@ -164,6 +170,7 @@ impl<'a> Plan<'a> {
             keeper: job.keeper,
             mem_min: job.mem_min,
             mem_max: job.mem_max,
+            tree: contents.dtb.as_deref(),
         };
         plan_crash(host, &request).map(|plan| Self::Load(Box::new(plan))).map_err(|source| job.failed(source))
     }
@@ -425,6 +432,7 @@ mod tests {
         let job = |kernel: &Path, initrd: &Path| Job {
             kernel: kernel.to_owned(),
             initrd: Some(initrd.to_owned()),
+            dtb: None,
             cmdline: String::new(),
             keeper: Keeper::Nobody,
             mem_min: None,

@@ -221,6 +221,7 @@ impl Args {
         Ok(Job {
             kernel,
             initrd,
+            dtb: None,
             cmdline: crash_cmdline(source, &overrides)
                 .map_err(|error| anyhow::anyhow!("command line: {error}"))?,
             keeper,

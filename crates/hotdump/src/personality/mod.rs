@@ -186,6 +186,7 @@ impl Work {
         let job = Job {
             kernel: kernel.clone(),
             initrd: self.initrd.clone(),
+            dtb: None,
             cmdline: self.cmdline(host)?,
             keeper: self.keeper(host)?,
             mem_min: self.mem_min,
@@ -312,7 +313,7 @@ impl Work {
                 );
                 Failure::new(code::FAILED, text)
             }
-            LoadError::Plan { source: PlanError::Image(ImageError::NotBzImage { .. }), .. } => Failure::new(
+            LoadError::Plan { source: PlanError::Image(ImageError::NotAKernel { .. }), .. } => Failure::new(
                 code::FAILED,
                 format!("Cannot determine the file type of {}\n{error}", self.kernel_name()),
             ),

@@ -1,10 +1,33 @@
-//! What differs by architecture. Each gives, under these names: `Image` (a kernel image: parse, place, entry), `BootData`
-//! (what the kernel is told), `control_pages` (what the running kernel needs of the reservation), `PAGE`, `MACHINE` and
-//! `CRASH_NOTES_SIZE`.
+//! What differs by architecture. Each folder gives, under these names:
+//!
+//! | name | what |
+//! | --- | --- |
+//! | `Image` | a kernel image: parse, place, entry, payload |
+//! | `BootData` | what the kernel is told: boot parameters, or a device tree |
+//! | `control_pages` | what the running kernel needs of the reservation for itself |
+//! | `SEGMENT_ALIGN` | what segments are aligned to: whole pages, however large the running kernel's and the capture kernel's are |
+//! | `MACHINE`, `CRASH_NOTES_SIZE` | what the crash header says |
+//! | `KEEPS_LOW_MEMORY` | whether purgatory copies low memory aside, so that a dump holds it |
+//! | `BOOT_DATA_FOLLOWS_CPUS` | whether CPUs that come change the boot data: then it has a spare place, and no digest while it is kept current |
+//! | `HOTPLUG_FLAGS` | how kexec_load is told that the running kernel keeps the image current |
+//! | `CMDLINE_DEFAULTS` | what every capture kernel is told |
+//! | `KERNEL_FILE` | what kernel files are called |
+//!
+//! What needs nothing of the native machine is compiled for the tests of every architecture.
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "powerpc64", test))]
+mod ppc64;
+#[cfg(any(target_arch = "x86_64", test))]
 mod x86_64;
-#[cfg(all(test, target_arch = "x86_64"))]
-pub(crate) use x86_64::sample_kernel;
+
+#[cfg(target_arch = "powerpc64")]
+use ppc64 as native;
 #[cfg(target_arch = "x86_64")]
-pub(crate) use x86_64::{BootData, CRASH_NOTES_SIZE, Image, MACHINE, PAGE, control_pages};
+use x86_64 as native;
+
+#[cfg(test)]
+pub(crate) use native::sample_kernel;
+pub(crate) use native::{
+    BOOT_DATA_FOLLOWS_CPUS, BootData, CMDLINE_DEFAULTS, CRASH_NOTES_SIZE, HOTPLUG_FLAGS, Image,
+    KEEPS_LOW_MEMORY, KERNEL_FILE, MACHINE, SEGMENT_ALIGN, control_pages,
+};

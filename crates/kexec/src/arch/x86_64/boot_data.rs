@@ -10,7 +10,7 @@ use super::bzimage::{BzImage, field};
 use super::efi::{self, info};
 use super::{PAGE, e820};
 use crate::error::PlanError;
-use crate::plan::{Random, Warning};
+use crate::plan::{Told, Warning};
 
 /// Offsets in boot_params outside the setup header (Documentation/arch/x86/zero-page.rst).
 mod zero_page {
@@ -62,23 +62,24 @@ pub(crate) struct BootData {
 }
 
 impl BootData {
-    /// What to tell `image` on this machine. `own` is the reserved memory that it may use.
+    /// What to tell `image` on this machine.
     pub(crate) fn new(
-        host: &Host,
+        told: &Told<'_>,
         image: &BzImage<'_>,
-        own: &RangeVec,
-        random: &Random,
-        cmdline: &str,
         warnings: &mut Vec<Warning>,
     ) -> Result<Self, PlanError> {
+        let host = told.host;
         check_paging(host, image)?;
+        if told.tree.is_some() {
+            return Err(PlanError::TakesNoTree);
+        }
         let running = host.boot_params().unwrap_or_else(|_| {
             warnings.push(Warning::NoBootParams);
             Vec::new()
         });
         let mut boot = Self {
             zero_page: inherit(image, &running),
-            cmdline: [cmdline.as_bytes(), b"\0"].concat(),
+            cmdline: [told.cmdline.as_bytes(), b"\0"].concat(),
             efi_map: Vec::new(),
             setup_data: Vec::new(),
             capture_memory: RangeVec::new(),
@@ -86,9 +87,9 @@ impl BootData {
         if let Some(rsdp) = host.acpi_rsdp()? {
             boot.put(zero_page::ACPI_RSDP_ADDR, &rsdp.0.to_le_bytes());
         }
-        boot.set_memory(&host.firmware_memmap()?, own);
+        boot.set_memory(&host.firmware_memmap()?, &told.own());
         boot.set_efi(host, image, &running)?;
-        boot.setup_data.push((SETUP_RNG_SEED, random.seed.to_vec()));
+        boot.setup_data.push((SETUP_RNG_SEED, told.random.seed.to_vec()));
         Ok(boot)
     }
 
@@ -229,6 +230,7 @@ const _: () = assert!(ZERO_PAGE as u64 == PAGE);
 mod tests {
     use super::*;
     use crate::arch::x86_64::bzimage::sample;
+    use crate::plan::Random;
     use elfcorehdr::PhysRange;
     use host::FirmwareKind;
 
@@ -236,7 +238,8 @@ mod tests {
     const RANDOM: Random = Random { identity: [1; 16], seed: [2; 32] };
 
     fn machine(name: &str) -> Host {
-        Host::at(format!("{}/../host/tests/fixtures/{name}", env!("CARGO_MANIFEST_DIR")))
+        let path = format!("{}/../host/tests/fixtures/{name}", env!("CARGO_MANIFEST_DIR"));
+        Host::recorded(path, elfcorehdr::Machine::X86_64)
     }
 
     fn own() -> RangeVec {
@@ -246,7 +249,17 @@ mod tests {
     fn boot_data(name: &str, kernel: &[u8]) -> BootData {
         let image = BzImage::parse(kernel).unwrap();
         let mut warnings = Vec::new();
-        let boot = BootData::new(&machine(name), &image, &own(), &RANDOM, "a b", &mut warnings).unwrap();
+        let (reserved, hidden) = (own(), RangeVec::new());
+        let host = machine(name);
+        let told = Told {
+            host: &host,
+            reserved: &reserved,
+            hidden: &hidden,
+            random: &RANDOM,
+            cmdline: "a b",
+            tree: None,
+        };
+        let boot = BootData::new(&told, &image, &mut warnings).unwrap();
         assert!(warnings.is_empty(), "{warnings:?}");
         boot
     }

@@ -1,5 +1,7 @@
 //! bzImage: the kernel as distributions install it.
 
+use std::borrow::Cow;
+
 use elfcorehdr::{PhysAddr, PhysRange};
 
 use super::{FOUR_GIB, MIB, PAGE};
@@ -53,12 +55,6 @@ const MAX_ALIGNMENT: u64 = 1 << 30;
 /// The most that a kernel can want to run in: a kernel cannot be larger than its mapping (KERNEL_IMAGE_SIZE).
 const MAX_INIT_SIZE: u64 = 1 << 30;
 
-/// Memory that a capture kernel wants beside its image and initrd: its data structures, drivers, and the program that
-/// saves the dump. Debian's kernel with a small initramfs came up with less in QEMU.
-const WORKING_MEMORY: u64 = 64 * MIB;
-/// How much larger an initrd becomes when it is unpacked, at most commonly.
-const UNPACKED: u64 = 3;
-
 /// A kernel that passed all checks that need no machine.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BzImage<'a> {
@@ -83,7 +79,7 @@ impl<'a> BzImage<'a> {
     }
 
     /// As [`parse`](Self::parse), from the start of a file of `size` bytes. What is not there is not in the
-    /// [`payload`](Self::payload).
+    /// [payload](Self::into_payload).
     pub(crate) fn parse_start(file: &'a [u8], size: u64) -> Result<Self, ImageError> {
         if bytes_at(file, field::HEADER) != Some(*b"HdrS") {
             return Err(foreign::recognise(file));
@@ -177,8 +173,8 @@ impl<'a> BzImage<'a> {
     }
 
     /// The part that is loaded: the decompressor and the compressed kernel.
-    pub(crate) fn payload(&self) -> &'a [u8] {
-        self.file.get(self.setup_size..).unwrap_or_default()
+    pub(crate) fn into_payload(self) -> Cow<'a, [u8]> {
+        Cow::Borrowed(self.file.get(self.setup_size..).unwrap_or_default())
     }
 
     /// Bytes that the kernel takes in memory until it manages its memory itself.
@@ -232,14 +228,6 @@ impl<'a> BzImage<'a> {
     /// Where the kernel is entered when it lies at `place`: 64-bit mode, 0x200 behind its start.
     pub(crate) fn entry(&self, place: PhysRange) -> PhysAddr {
         PhysAddr(place.start().0.wrapping_add(0x200))
-    }
-
-    /// Bytes that a capture kernel probably needs to run with this initrd.
-    pub(crate) fn running_size(&self, initrd: &[u8]) -> u64 {
-        let packed = initrd.len() as u64;
-        let cpio = initrd.starts_with(b"07070");
-        let unpacked = if cpio { packed } else { packed.saturating_mul(UNPACKED) };
-        self.init_size.saturating_add(packed).saturating_add(unpacked).saturating_add(WORKING_MEMORY)
     }
 }
 
@@ -299,7 +287,7 @@ mod tests {
     fn the_header_of_a_distribution_kernel_is_taken() {
         let file = sample(8192);
         let image = BzImage::parse(&file).unwrap();
-        assert_eq!(image.payload().len(), 8192);
+        assert_eq!(image.into_payload().len(), 8192);
         assert_eq!(image.setup_header().len(), 0x202 + 0x6a - 0x1f1);
         assert_eq!(image.cmdline_limit(), 2047);
         assert!(image.takes_efi() && image.knows_five_levels());
@@ -337,7 +325,7 @@ mod tests {
     }
 
     fn space(start: u64, end: u64) -> Space {
-        Space::new(PhysRange::new(PhysAddr(start), PhysAddr(end)).unwrap(), None, None).unwrap()
+        Space::new(PhysRange::new(PhysAddr(start), PhysAddr(end)).unwrap(), PAGE, None, None).unwrap()
     }
 
     #[test]
@@ -383,7 +371,7 @@ mod tests {
             }
             file.truncate(file.len().saturating_sub(cut));
             if let Ok(image) = BzImage::parse(&file) {
-                prop_assert!(image.payload().len() as u64 <= image.init_size);
+                prop_assert!(image.into_payload().len() as u64 <= image.init_size);
                 prop_assert!(!image.setup_header().is_empty());
                 let mut space = space(0x2e00_0000, 0x1_4000_0000);
                 if let Ok(place) = image.place(&mut space) {

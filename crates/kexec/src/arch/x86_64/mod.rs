@@ -1,10 +1,16 @@
 //! x86_64: bzImage, boot_params, the 64-bit boot protocol (Documentation/arch/x86/boot.rst).
+#![cfg_attr(
+    not(target_arch = "x86_64"),
+    allow(dead_code, unused_imports, reason = "compiled for its tests, nobody calls it there")
+)]
 
 mod boot_data;
 mod bzimage;
 mod control_pages;
 mod e820;
 mod efi;
+
+use crate::syscall::KEXEC_CRASH_HOTPLUG_SUPPORT;
 
 pub(crate) use boot_data::BootData;
 pub(crate) use bzimage::BzImage as Image;
@@ -13,7 +19,29 @@ pub(crate) use bzimage::sample as sample_kernel;
 pub(crate) use control_pages::control_pages;
 
 /// Size of a page, in bytes.
-pub(crate) const PAGE: u64 = 4096;
+const PAGE: u64 = 4096;
+
+/// What segments are aligned to and rounded up to: whole pages.
+pub(crate) const SEGMENT_ALIGN: u64 = PAGE;
+
+/// Whether boot data changes when CPUs come: no, the capture kernel boots on whichever CPU crashed.
+pub(crate) const BOOT_DATA_FOLLOWS_CPUS: bool = false;
+
+/// Whether low memory is copied aside for the dump.
+pub(crate) const KEEPS_LOW_MEMORY: bool = false;
+
+/// kexec_load, x86 from 6.6: the elfcorehdr segment may be rewritten.
+const KEXEC_UPDATE_ELFCOREHDR: u64 = 0x4;
+
+/// Flags of kexec_load that let the running kernel change what CPUs and memory that come or go concern, newest first. 6.10 and
+/// later know the first; those before (from 6.6 on) only the second.
+pub(crate) const HOTPLUG_FLAGS: &[u64] = &[KEXEC_CRASH_HOTPLUG_SUPPORT, KEXEC_UPDATE_ELFCOREHDR];
+
+/// What a capture kernel is told unless the command line says otherwise, see [`crate::cmdline::DEFAULTS`].
+pub(crate) const CMDLINE_DEFAULTS: &[&str] = &["nr_cpus=1", "reset_devices", "irqpoll", "acpi_no_memhotplug"];
+
+/// What a kernel file should be, and what distributions call it.
+pub(crate) const KERNEL_FILE: (&str, &str) = ("bzImage", "/boot/vmlinuz-<release>");
 
 /// The machine of the crash header.
 pub(crate) const MACHINE: elfcorehdr::Machine = elfcorehdr::Machine::X86_64;
