@@ -2,10 +2,11 @@
 
 use std::io;
 
-use elfcorehdr::PhysAddr;
+use elfcorehdr::{Machine, PhysAddr};
 use object::elf::{self, FileHeader64, ProgramHeader64};
 use object::{LittleEndian as LE, pod};
 
+use crate::arch::{self, Arch, Mapping, PRSTATUS_PID};
 use crate::source::{ReadAt, VirtAddr};
 use crate::vmcoreinfo::{InfoError, VmcoreInfo};
 
@@ -67,6 +68,12 @@ pub enum CoreError {
         /// The entry found.
         entry: u64,
     },
+    /// A virtual address outside the linear map, which is all that is read of a ppc64 kernel.
+    #[error("virtual address {address} is not in the linear map, which starts at 0xc000000000000000")]
+    NotLinear {
+        /// The address asked for.
+        address: VirtAddr,
+    },
     /// No vmcoreinfo note.
     #[error("the core has no VMCOREINFO note: without it neither symbols nor page tables are known")]
     NoVmcoreInfo,
@@ -127,6 +134,7 @@ struct Note {
 pub struct Core<S> {
     source: S,
     size: u64,
+    arch: &'static Arch,
     notes: Vec<Segment>,
     loads: Vec<Segment>,
     /// The loads in the order of their file offsets.
@@ -137,11 +145,14 @@ impl<S: ReadAt> Core<S> {
     /// Reads and checks the headers of a core.
     ///
     /// # Errors
-    /// [`CoreError::Read`] where the source fails, [`CoreError::Header`] where it is no x86_64 ELF core.
+    /// [`CoreError::Read`] where the source fails, [`CoreError::Header`] where it is no ELF core of a
+    /// machine that is known.
     pub fn open(source: S) -> Result<Self, CoreError> {
         let size = source.size().map_err(|source| CoreError::Read { offset: 0, len: 0, source })?;
-        let mut core = Self { source, size, notes: Vec::new(), loads: Vec::new(), by_offset: Vec::new() };
-        for header in core.program_headers()? {
+        let (arch, headers) = program_headers(&source)?;
+        let mut core =
+            Self { source, size, arch, notes: Vec::new(), loads: Vec::new(), by_offset: Vec::new() };
+        for header in headers {
             let segment = Segment {
                 paddr: PhysAddr(header.p_paddr.get(LE)),
                 vaddr: VirtAddr(header.p_vaddr.get(LE)),
@@ -160,28 +171,19 @@ impl<S: ReadAt> Core<S> {
         Ok(core)
     }
 
-    fn program_headers(&self) -> Result<Vec<ProgramHeader64<LE>>, CoreError> {
-        let mut bytes = [0; size_of::<FileHeader64<LE>>()];
-        self.read(0, &mut bytes)?;
-        let Ok((header, _)) = pod::from_bytes::<FileHeader64<LE>>(&bytes) else {
-            return Err(CoreError::Header {
-                field: "e_ident",
-                offset: 0,
-                found: 0,
-                wanted: "a whole ELF header",
-            });
-        };
-        check_header(header)?;
-        let count = usize::from(header.e_phnum.get(LE));
-        let mut table = vec![0; count * size_of::<ProgramHeader64<LE>>()];
-        self.read(header.e_phoff.get(LE), &mut table)?;
-        let headers = pod::slice_from_bytes::<ProgramHeader64<LE>>(&table, count);
-        Ok(headers.map(|(headers, _)| headers.to_vec()).unwrap_or_default())
-    }
-
     /// The source that the core was opened on.
     pub fn source(&self) -> &S {
         &self.source
+    }
+
+    /// The machine whose memory it is.
+    pub fn machine(&self) -> Machine {
+        self.arch.machine
+    }
+
+    /// How its kernel maps memory.
+    pub(crate) fn mapping(&self) -> &Mapping {
+        &self.arch.mapping
     }
 
     /// The core's size, in bytes.
@@ -253,19 +255,16 @@ impl<S: ReadAt> Core<S> {
         Ok(cpus)
     }
 
-    /// x86_64's struct elf_prstatus: pid at 32; user_regs_struct at 112, in it rip is the 17th and rsp the 20th.
     fn cpu_state(&self, note: &Note) -> Option<CpuState> {
-        const PID: usize = 32;
-        const IP: usize = 112 + 16 * 8;
-        const SP: usize = 112 + 19 * 8;
-        let mut bytes = [0; SP + 8];
-        if note.desc_size < bytes.len() as u64 {
+        let registers = &self.arch.registers;
+        let needed = registers.ip.max(registers.sp) + 8;
+        if note.desc_size < needed as u64 {
             return None;
         }
-        self.read(note.desc_offset, &mut bytes).ok()?;
-        let word = |at: usize| bytes[at..].first_chunk().map(|word| u64::from_le_bytes(*word));
-        let pid = bytes[PID..].first_chunk().map(|pid| u32::from_le_bytes(*pid))?;
-        Some(CpuState { pid, ip: VirtAddr(word(IP)?), sp: VirtAddr(word(SP)?) })
+        let bytes = self.read_vec(note.desc_offset, needed as u64).ok()?;
+        let word = |at: usize| bytes.get(at..)?.first_chunk().map(|word| u64::from_le_bytes(*word));
+        let pid = bytes.get(PRSTATUS_PID..)?.first_chunk().map(|pid| u32::from_le_bytes(*pid))?;
+        Some(CpuState { pid, ip: VirtAddr(word(registers.ip)?), sp: VirtAddr(word(registers.sp)?) })
     }
 
     /// The first note that `wanted` takes. A segment's notes end at one without a name, as the kernel has it.
@@ -307,8 +306,7 @@ impl<S: ReadAt> Core<S> {
     }
 
     fn read(&self, offset: u64, buf: &mut [u8]) -> Result<(), CoreError> {
-        let len = buf.len();
-        self.source.read_at(offset, buf).map_err(|source| CoreError::Read { offset, len, source })
+        read(&self.source, offset, buf)
     }
 
     /// `len` bytes; the caller has bounded `len`.
@@ -319,8 +317,33 @@ impl<S: ReadAt> Core<S> {
     }
 }
 
-/// The fields that decide how all else is read.
-fn check_header(header: &FileHeader64<LE>) -> Result<(), CoreError> {
+fn read(source: &impl ReadAt, offset: u64, buf: &mut [u8]) -> Result<(), CoreError> {
+    let len = buf.len();
+    source.read_at(offset, buf).map_err(|source| CoreError::Read { offset, len, source })
+}
+
+fn program_headers(source: &impl ReadAt) -> Result<(&'static Arch, Vec<ProgramHeader64<LE>>), CoreError> {
+    let mut bytes = [0; size_of::<FileHeader64<LE>>()];
+    read(source, 0, &mut bytes)?;
+    let Ok((header, _)) = pod::from_bytes::<FileHeader64<LE>>(&bytes) else {
+        return Err(CoreError::Header {
+            field: "e_ident",
+            offset: 0,
+            found: 0,
+            wanted: "a whole ELF header",
+        });
+    };
+    let arch = check_header(header)?;
+    let count = usize::from(header.e_phnum.get(LE));
+    let mut table = vec![0; count * size_of::<ProgramHeader64<LE>>()];
+    read(source, header.e_phoff.get(LE), &mut table)?;
+    let headers = pod::slice_from_bytes::<ProgramHeader64<LE>>(&table, count);
+    Ok((arch, headers.map(|(headers, _)| headers.to_vec()).unwrap_or_default()))
+}
+
+/// Checks the fields that decide how all else is read, and gives the machine.
+fn check_header(header: &FileHeader64<LE>) -> Result<&'static Arch, CoreError> {
+    let machine = header.e_machine.get(LE).0;
     let magic = u32::from_be_bytes(header.e_ident.magic);
     let rules = [
         ("e_ident", 0, u64::from(magic), magic == 0x7f45_4c46, "0x7f454c46 (\\x7fELF)"),
@@ -339,13 +362,6 @@ fn check_header(header: &FileHeader64<LE>) -> Result<(), CoreError> {
             "1 (little-endian)",
         ),
         ("e_type", 16, u64::from(header.e_type.get(LE).0), header.e_type.get(LE) == elf::ET_CORE, "4 (core)"),
-        (
-            "e_machine",
-            18,
-            u64::from(header.e_machine.get(LE).0),
-            header.e_machine.get(LE) == elf::EM_X86_64,
-            "62 (x86_64)",
-        ),
         ("e_phentsize", 54, u64::from(header.e_phentsize.get(LE)), header.e_phentsize.get(LE) == 56, "56"),
         (
             "e_phnum",
@@ -360,5 +376,10 @@ fn check_header(header: &FileHeader64<LE>) -> Result<(), CoreError> {
             return Err(CoreError::Header { field, offset, found, wanted });
         }
     }
-    Ok(())
+    arch::find(machine).ok_or(CoreError::Header {
+        field: "e_machine",
+        offset: 18,
+        found: u64::from(machine),
+        wanted: "62 (x86_64) or 21 (ppc64)",
+    })
 }

@@ -4,18 +4,19 @@
 //! - [`ReadAt`]: bytes at an offset, from a file or from memory;
 //! - [`Core`]: the ELF file: notes, the memory that it holds, reads by physical address;
 //! - [`VmcoreInfo`]: what the crashed kernel says of itself: symbols, sizes, offsets;
-//! - [`arch::x86_64::AddressSpace`]: reads by the crashed kernel's virtual addresses;
+//! - [`AddressSpace`]: reads by the crashed kernel's virtual addresses;
 //! - [`Log`]: the kernel log out of the dump, printed as dmesg does;
 //! - [`copy`]: the whole image into a sparse file.
 //!
 //! A crashed machine's memory is hostile input: no number out of it is used unchecked, and a page that cannot be read
 //! costs that page only.
 
-pub mod arch;
+mod arch;
 pub mod copy;
 mod elf;
 mod printk;
 mod source;
+mod space;
 mod vmcoreinfo;
 mod window;
 
@@ -23,6 +24,7 @@ pub use copy::{BadRun, Copied, CopyError, Progress, copy_sparse};
 pub use elf::{Core, CoreError, CpuState, Segment};
 pub use printk::{Log, LogError, LogStats, Record};
 pub use source::{ReadAt, VirtAddr, VirtualMemory};
+pub use space::AddressSpace;
 pub use vmcoreinfo::{InfoError, VmcoreInfo};
 
 /// The size of a page, in bytes, that zero pages and bad pages are counted in.

@@ -31,6 +31,8 @@ static BAD: [AtomicU64; WORDS] = [const { AtomicU64::new(0) }; WORDS];
 /// Held by the window that exists, since the statics above describe just one.
 static ONLY_ONE: Mutex<()> = Mutex::new(());
 static HANDLER: Once = Once::new();
+/// The running kernel's page size, in bytes: a page that cannot be read is a page of that size. 64 KiB on some machines.
+static SYSTEM_PAGE: AtomicUsize = AtomicUsize::new(PAGE);
 
 /// A part of a file mapped for reading. Only one exists at a time; a second [`Window::map`] waits.
 #[derive(Debug)]
@@ -88,6 +90,7 @@ impl Drop for Window {
 
 /// Takes SIGBUS over for the whole process, once.
 fn install_handler() {
+    SYSTEM_PAGE.store(rustix::param::page_size(), Ordering::Relaxed);
     // SAFETY: all zeros is a valid sigaction: no flags, empty mask, default handler; the fields that matter are set below.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut c_void) = on_bus_error;
@@ -108,20 +111,23 @@ extern "C" fn on_bus_error(signal: libc::c_int, info: *mut libc::siginfo_t, _con
     }
 }
 
-/// Puts zeros in place of the page at `address` if it lies in the window.
+/// Puts zeros in place of the system's page at `address` if it lies in the window, and notes down all of [`PAGE`] bytes in it.
 fn patch(address: usize) -> bool {
     let len = LEN.load(Ordering::Acquire);
     let start = START.load(Ordering::Relaxed);
+    let unit = SYSTEM_PAGE.load(Ordering::Relaxed);
     let Some(into) = address.checked_sub(start).filter(|into| *into < len) else { return false };
-    let page = into / PAGE;
+    let into = into - into % unit;
     let flags = MapFlags::PRIVATE | MapFlags::FIXED;
-    let place = (start + page * PAGE) as *mut c_void;
+    let place = (start + into) as *mut c_void;
     // SAFETY: the page lies inside the mapping that the window owns, and stays readable.
-    if unsafe { rustix::mm::mmap_anonymous(place, PAGE, ProtFlags::READ, flags) }.is_err() {
+    if unsafe { rustix::mm::mmap_anonymous(place, unit, ProtFlags::READ, flags) }.is_err() {
         return false;
     }
-    if let Some(word) = BAD.get(page / 64) {
-        word.fetch_or(1 << (page % 64), Ordering::Release);
+    for page in into / PAGE..(into + unit) / PAGE {
+        if let Some(word) = BAD.get(page / 64) {
+            word.fetch_or(1 << (page % 64), Ordering::Release);
+        }
     }
     true
 }
@@ -133,20 +139,22 @@ mod tests {
     /// A file cut short under its mapping raises SIGBUS just as a bad page does.
     #[test]
     fn a_page_that_raises_sigbus_reads_as_zeros_and_is_named() {
+        let unit = rustix::param::page_size();
         let file = tempfile::tempfile().unwrap();
-        std::os::unix::fs::FileExt::write_all_at(&file, &[7; 3 * PAGE], 0).unwrap();
-        let window = Window::map(&file, 0, 3 * PAGE).unwrap();
-        file.set_len(PAGE as u64).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &vec![7; 3 * unit], 0).unwrap();
+        let window = Window::map(&file, 0, 3 * unit).unwrap();
+        file.set_len(unit as u64).unwrap();
 
         let sums: Vec<u32> =
-            window.bytes().chunks(PAGE).map(|page| page.iter().map(|byte| u32::from(*byte)).sum()).collect();
+            window.bytes().chunks(unit).map(|page| page.iter().map(|byte| u32::from(*byte)).sum()).collect();
 
-        assert_eq!(sums, [7 * PAGE as u32, 0, 0]);
-        assert_eq!([0, 1, 2, 3].map(|page| window.is_bad(page)), [false, true, true, false]);
+        assert_eq!(sums, [7 * unit as u32, 0, 0]);
+        let bad: Vec<usize> = (0..4 * unit / PAGE).filter(|page| window.is_bad(*page)).collect();
+        assert_eq!(bad, (unit / PAGE..3 * unit / PAGE).collect::<Vec<_>>());
         drop(window);
-        let whole = Window::map(&file, 0, PAGE).unwrap();
-        assert_eq!(whole.bytes(), [7; PAGE]);
-        assert!(!whole.is_bad(1), "a new window starts without bad pages");
+        let whole = Window::map(&file, 0, unit).unwrap();
+        assert!(whole.bytes().iter().all(|byte| *byte == 7));
+        assert!(!whole.is_bad(unit / PAGE), "a new window starts without bad pages");
     }
 
     #[test]

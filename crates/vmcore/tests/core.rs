@@ -2,11 +2,10 @@
 
 mod support;
 
-use elfcorehdr::PhysAddr;
+use elfcorehdr::{Machine, PhysAddr};
 use proptest::prelude::*;
 use support::{ElfCore, PAGE};
-use vmcore::arch::x86_64::AddressSpace;
-use vmcore::{Core, CoreError, VirtAddr, VirtualMemory, VmcoreInfo};
+use vmcore::{AddressSpace, Core, CoreError, VirtAddr, VirtualMemory, VmcoreInfo};
 
 fn page(byte: u8) -> Vec<u8> {
     vec![byte; PAGE]
@@ -48,7 +47,7 @@ fn what_is_no_core_is_refused_by_field() {
         (4, 1, "EI_CLASS"),
         (5, 2, "EI_DATA"),
         (16, 2, "e_type"),
-        (18, 21, "e_machine"),
+        (18, 183, "e_machine"),
         (54, 55, "e_phentsize"),
         (56, 0, "e_phnum"),
     ] {
@@ -85,6 +84,40 @@ fn notes_give_vmcoreinfo_and_the_cpus() {
 
     let without = Core::open(ElfCore::new().note("CORE", 1, &status).bytes()).unwrap();
     assert!(matches!(without.vmcoreinfo(), Err(CoreError::NoVmcoreInfo)));
+}
+
+#[test]
+fn registers_of_a_ppc64_machine_lie_elsewhere() {
+    // struct elf_prstatus there has 504 bytes: 48 registers from 112, r1 the second, nip the 33rd.
+    let mut status = vec![0; 504];
+    status[32..36].copy_from_slice(&147u32.to_le_bytes());
+    status[112 + 8..][..8].copy_from_slice(&0xc000_0000_1234_0000u64.to_le_bytes());
+    status[112 + 256..][..8].copy_from_slice(&0xc000_0000_0020_5e80u64.to_le_bytes());
+    let mut elf = ElfCore::new().note("CORE", 1, &status).note("CORE", 1, &status[..336]);
+    elf.machine = 21;
+    let core = Core::open(elf.bytes()).unwrap();
+    assert_eq!(core.machine(), Machine::Ppc64);
+    let cpus = core.cpus().unwrap();
+    assert_eq!(cpus.len(), 1, "a note too short for registers is left out");
+    assert_eq!(cpus[0].pid, 147);
+    assert_eq!(cpus[0].ip, VirtAddr(0xc000_0000_0020_5e80));
+    assert_eq!(cpus[0].sp, VirtAddr(0xc000_0000_1234_0000));
+}
+
+#[test]
+fn a_ppc64_kernel_is_read_through_its_linear_map() {
+    let mut elf = ElfCore::new().load(0, page(1)).load(0x20_0000, page(2));
+    elf.machine = 21;
+    let core = Core::open(elf.bytes()).unwrap();
+    let space = AddressSpace::new(&core, &VmcoreInfo::parse(b"")).unwrap();
+    assert_eq!(space.read_u32(VirtAddr(0xc000_0000_0020_0ffc)).unwrap(), 0x0202_0202);
+    assert_eq!(space.translate(VirtAddr(0xc000_0000_0000_0008)).unwrap().0, PhysAddr(8));
+    for outside in [0x20_0000, 0xbfff_ffff_ffff_fff8, 0xc008_0000_0000_0000, 0xffff_ffff_8000_0000] {
+        let error = space.read_u64(VirtAddr(outside)).unwrap_err();
+        assert!(matches!(error, CoreError::NotLinear { address } if address.0 == outside), "{error}");
+    }
+    let error = space.read_u64(VirtAddr(0xc000_0000_0020_0ffc)).unwrap_err();
+    assert!(matches!(error, CoreError::NotInCore { address: PhysAddr(0x20_1000), .. }), "{error}");
 }
 
 const KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
@@ -157,9 +190,12 @@ proptest! {
         damage in proptest::collection::vec((0usize..0x3000, any::<u8>()), 0..60),
         cut in 0usize..0x8000,
         address: u64,
+        machine in prop::sample::select(vec![62, 21]),
     ) {
         let mapped_at = 0xffff_c900_0000_0000;
-        let mut bytes = mapped(mapped_at, &[4, 3, 2, 1], DATA | 0x63, 0).note("VMCOREINFO", 0, b"OSRELEASE=1\n").bytes();
+        let mut elf = mapped(mapped_at, &[4, 3, 2, 1], DATA | 0x63, 0).note("VMCOREINFO", 0, b"OSRELEASE=1\n");
+        elf.machine = machine;
+        let mut bytes = elf.bytes();
         for (at, byte) in damage {
             bytes[at] = byte;
         }
@@ -168,7 +204,7 @@ proptest! {
             let _ = (core.vmcoreinfo(), core.cpus(), core.missing_bytes(), core.address_of(address));
             let _ = core.read_phys(PhysAddr(address), &mut [0; 64]);
             let space = AddressSpace::new(&core, &info(address % 2 == 0, 0)).unwrap();
-            for at in [address, mapped_at, u64::MAX] {
+            for at in [address, mapped_at, 0xc000_0000_0000_0000 | address, u64::MAX] {
                 let _ = space.read_virt(VirtAddr(at), &mut [0; 64]);
             }
         }

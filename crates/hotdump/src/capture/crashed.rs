@@ -7,8 +7,7 @@ use std::path::Path;
 
 use elfcorehdr::{PhysAddr, RangeVec};
 use host::Host;
-use vmcore::arch::x86_64::AddressSpace;
-use vmcore::{Core, Log, LogStats, VmcoreInfo};
+use vmcore::{AddressSpace, Core, Log, LogStats, VmcoreInfo};
 
 /// Lines of the log that are printed when they cannot be saved.
 const TAIL: usize = 60;

@@ -1,3 +1,47 @@
-//! What differs between architectures: how the crashed kernel's virtual addresses become physical ones.
+//! What differs between architectures: where a CPU's note has which register, and how the crashed kernel's virtual addresses
+//! become physical ones. A core of either is read on either.
 
-pub mod x86_64;
+pub(crate) mod ppc64;
+pub(crate) mod x86_64;
+
+use elfcorehdr::Machine;
+
+/// A machine that cores are read of.
+#[derive(Debug)]
+pub(crate) struct Arch {
+    pub(crate) machine: Machine,
+    pub(crate) registers: Registers,
+    pub(crate) mapping: Mapping,
+}
+
+/// Where NT_PRSTATUS (struct elf_prstatus) has what, in bytes.
+#[derive(Debug)]
+pub(crate) struct Registers {
+    /// Instruction pointer.
+    pub(crate) ip: usize,
+    /// Stack pointer.
+    pub(crate) sp: usize,
+}
+
+/// How what the kernel's addresses mean is found out.
+#[derive(Debug)]
+pub(crate) enum Mapping {
+    /// The kernel's page tables are walked.
+    PageTables,
+    /// Only the linear map is known.
+    Linear,
+}
+
+/// struct elf_prstatus before the registers is the same on all 64-bit machines.
+pub(crate) const PRSTATUS_PID: usize = 32;
+const PRSTATUS_REGISTERS: usize = 112;
+
+const ARCHS: [Arch; 2] = [
+    Arch { machine: Machine::X86_64, registers: x86_64::REGISTERS, mapping: Mapping::PageTables },
+    Arch { machine: Machine::Ppc64, registers: ppc64::REGISTERS, mapping: Mapping::Linear },
+];
+
+/// The machine with this `e_machine`.
+pub(crate) fn find(number: u16) -> Option<&'static Arch> {
+    ARCHS.iter().find(|arch| arch.machine.number() == number)
+}

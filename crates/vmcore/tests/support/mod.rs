@@ -8,6 +8,8 @@ pub(crate) const PAGE: usize = 4096;
 /// An ELF core in the making.
 #[derive(Clone)]
 pub(crate) struct ElfCore {
+    /// `e_machine`: 62, x86_64, or 21, ppc64.
+    pub(crate) machine: u16,
     pub(crate) phoff: u64,
     pub(crate) notes: Vec<u8>,
     /// Physical address, data.
@@ -16,7 +18,7 @@ pub(crate) struct ElfCore {
 
 impl ElfCore {
     pub(crate) fn new() -> Self {
-        Self { phoff: 64, notes: Vec::new(), loads: Vec::new() }
+        Self { machine: 62, phoff: 64, notes: Vec::new(), loads: Vec::new() }
     }
 
     pub(crate) fn note(mut self, name: &str, kind: u32, desc: &[u8]) -> Self {
@@ -46,7 +48,9 @@ impl ElfCore {
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut file = vec![0; self.phoff as usize];
         file[..16].copy_from_slice(&[0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-        for (at, number) in [(16, 4), (18, 62), (52, 64), (54, 56), (56, 1 + self.loads.len() as u16)] {
+        for (at, number) in
+            [(16, 4), (18, self.machine), (52, 64), (54, 56), (56, 1 + self.loads.len() as u16)]
+        {
             file[at..at + 2].copy_from_slice(&u16::to_le_bytes(number));
         }
         file[20] = 1;
