@@ -213,6 +213,21 @@ mod tests {
     }
 
     #[test]
+    fn addresses_of_the_kernel_translate() {
+        let kcore = kcore(&headers()).unwrap();
+        for (vaddr, expected) in [
+            (0xffff_ffff_9fc0_0000, Some(0x3000)),
+            (0xffff_ffff_9fc0_07ff, Some(0x37ff)),
+            (0xffff_ffff_9fc0_0800, None),
+            (0xffff_ffff_9fbf_ffff, None),
+            (DIRECT_MAP + 0x5000, Some(0x5000)),
+            (0xff73_300a_0000_0000, None),
+        ] {
+            assert_eq!(kcore.paddr_of(vaddr), expected.map(PhysAddr), "{vaddr:#x}");
+        }
+    }
+
+    #[test]
     fn memory_that_is_not_given_out() {
         let kcore = kcore(&headers()).unwrap();
         for (start, len) in [

@@ -71,14 +71,6 @@ pub struct KernelText {
     pub size: u64,
 }
 
-impl KernelText {
-    /// Where the virtual address `vaddr` lies in memory; `None` outside the image.
-    pub fn paddr_of(&self, vaddr: u64) -> Option<PhysAddr> {
-        let offset = vaddr.checked_sub(self.vaddr).filter(|offset| *offset < self.size)?;
-        self.paddr.checked_add(offset)
-    }
-}
-
 /// A machine: the live one, or a recording.
 #[derive(Clone, Debug)]
 pub struct Host {

@@ -460,19 +460,6 @@ fn symbols_by_whole_name() {
 }
 
 #[test]
-fn addresses_in_the_kernel_s_image_translate() {
-    let text = KernelText { paddr: PhysAddr(0x100_0000), vaddr: 0xffff_ffff_8100_0000, size: 0x200_0000 };
-    for (vaddr, expected) in [
-        (0xffff_ffff_8100_0000, Some(PhysAddr(0x100_0000))),
-        (0xffff_ffff_8234_5678, Some(PhysAddr(0x234_5678))),
-        (0xffff_ffff_8300_0000, None),
-        (0xffff_ffff_80ff_ffff, None),
-    ] {
-        assert_eq!(text.paddr_of(vaddr), expected, "{vaddr:#x}");
-    }
-}
-
-#[test]
 fn limits_and_lockdown() {
     let (_root, host) = made_up(&[
         ("proc/sys/kernel/kexec_load_limit_panic", "3\n"),

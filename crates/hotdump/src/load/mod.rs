@@ -26,7 +26,7 @@ pub(crate) use job::{Contents, Files, Job, LoadError, Plan, SyscallChoice, unloa
 /// Options of `hotdump load`.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
-    /// The crash kernel [default: /boot/vmlinuz-RELEASE of the running kernel]
+    /// The crash kernel [default: /boot/vmlinuz-RELEASE of the running kernel, or vmlinux-RELEASE]
     #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
     /// Its initramfs [default: /var/lib/hotdump/initrd-RELEASE.img, written by `hotdump initramfs`]
@@ -47,7 +47,7 @@ pub(crate) struct Args {
     /// Remove this parameter from the command line (may be given again)
     #[arg(long, value_name = "NAME")]
     remove: Vec<String>,
-    /// Do not add nr_cpus=1 reset_devices irqpoll acpi_no_memhotplug
+    /// Do not add nr_cpus=1 reset_devices irqpoll acpi_no_memhotplug (PowerPC: maxcpus=1 reset_devices irqpoll noirqdistrib)
     #[arg(long)]
     no_defaults: bool,
     /// Which system call to load by
@@ -66,6 +66,9 @@ pub(crate) struct Args {
         require_equals = true
     )]
     hotplug: Option<HotplugChoice>,
+    /// A flattened device tree to pass on in place of the machine's (PowerPC, kexec_load only)
+    #[arg(long, value_name = "FILE")]
+    dtb: Option<PathBuf>,
     /// Lowest address to load to (kexec_load only)
     #[arg(long, value_name = "ADDRESS", value_parser = address_parser())]
     mem_min: Option<PhysAddr>,
@@ -206,7 +209,7 @@ impl Args {
     fn job(&self, host: &Host, keeper: Keeper) -> anyhow::Result<Job> {
         let kernel = match &self.kernel {
             Some(kernel) => kernel.clone(),
-            None => PathBuf::from(format!("/boot/vmlinuz-{}", host.kernel_release()?)),
+            None => default_kernel(&host.kernel_release()?),
         };
         let initrd = match &self.initrd {
             Some(initrd) => Some(initrd.clone()),
@@ -221,7 +224,7 @@ impl Args {
         Ok(Job {
             kernel,
             initrd,
-            dtb: None,
+            dtb: self.dtb.clone(),
             cmdline: crash_cmdline(source, &overrides)
                 .map_err(|error| anyhow::anyhow!("command line: {error}"))?,
             keeper,
@@ -381,6 +384,12 @@ fn warn_unless(printed: anyhow::Result<()>) {
     if let Err(error) = printed {
         tell(format_args!("hotdump: warning: {error:#}"));
     }
+}
+
+/// The running kernel's file; by its usual name if there is none.
+fn default_kernel(release: &str) -> PathBuf {
+    let [usual, other] = ["vmlinuz", "vmlinux"].map(|name| PathBuf::from(format!("/boot/{name}-{release}")));
+    if !usual.exists() && other.exists() { other } else { usual }
 }
 
 /// The initramfs made for this kernel.

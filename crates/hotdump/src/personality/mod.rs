@@ -91,6 +91,17 @@ fn perform(args: Vec<String>, host: &Host) -> Result<u8, Failure> {
     Ok(code::OK)
 }
 
+/// Types of kernel that are loaded, by kexec-tools' names, and those that kexec-tools loads besides.
+#[cfg(target_arch = "x86_64")]
+const TYPES: [&str; 2] = ["bzImage", "bzImage64"];
+#[cfg(target_arch = "x86_64")]
+const OTHER_TYPES: [&str; 7] =
+    ["multiboot2-x86", "elf-x86_64", "multiboot-x86", "elf-x86", "beoboot-x86", "nbi-x86", "uki"];
+#[cfg(target_arch = "powerpc64")]
+const TYPES: [&str; 1] = ["elf-ppc64"];
+#[cfg(target_arch = "powerpc64")]
+const OTHER_TYPES: [&str; 0] = [];
+
 /// The first line of the help. Scripts look for the name in it.
 const VERSION: &str =
     concat!("hotdump ", env!("CARGO_PKG_VERSION"), ", with the options of kexec-tools 2.0.32");
@@ -186,7 +197,7 @@ impl Work {
         let job = Job {
             kernel: kernel.clone(),
             initrd: self.initrd.clone(),
-            dtb: None,
+            dtb: self.dtb.clone(),
             cmdline: self.cmdline(host)?,
             keeper: self.keeper(host)?,
             mem_min: self.mem_min,
@@ -229,12 +240,11 @@ impl Work {
 
     /// Whether the type of kernel is one that is loaded here; by kexec_file_load the kernel finds out by itself.
     fn check_type(&self) -> Result<(), Failure> {
-        const OTHERS: [&str; 7] =
-            ["multiboot2-x86", "elf-x86_64", "multiboot-x86", "elf-x86", "beoboot-x86", "nbi-x86", "uki"];
         let text = match self.kernel_type.as_deref() {
-            None | Some("bzImage" | "bzImage64") => return Ok(()),
-            Some(kind) if OTHERS.contains(&kind) => {
-                format!("Wrong file type {kind}: only bzImage is supported")
+            None => return Ok(()),
+            Some(kind) if TYPES.contains(&kind) => return Ok(()),
+            Some(kind) if OTHER_TYPES.contains(&kind) => {
+                format!("Wrong file type {kind}: only {} is supported", TYPES[0])
             }
             Some(kind) => format!("Unsupported kernel type {kind}"),
         };
@@ -258,21 +268,36 @@ impl Work {
         }
     }
 
-    /// The command line as it was asked for: scripts set what a capture kernel needs by themselves. One parameter is
-    /// added that they do not know of: without it ACPI hands hot-added memory of the crashed kernel to the capture
-    /// kernel as its own, and the dump is lost.
+    /// The command line as it was asked for: scripts set what a capture kernel needs by themselves.
     fn cmdline(&self, host: &Host) -> Result<String, Failure> {
-        const NO_HOTPLUG: &str = "acpi_no_memhotplug";
         let running = host.cmdline().map_err(|error| Failure::new(code::FATAL, error.to_string()))?;
         let base = if self.reuse_cmdline { running.as_str() } else { "" };
         let given = self.append.as_deref().unwrap_or_default();
-        let crash =
-            self.crash && [base, given].iter().all(|line| kexec::cmdline::value(line, NO_HOTPLUG).is_none());
-        let append = if crash { format!("{given} {NO_HOTPLUG}") } else { given.to_owned() };
+        let missing =
+            |name: &str| [base, given].iter().all(|line| kexec::cmdline::value(line, name).is_none());
+        let append = match self.addition(&running, missing) {
+            Some(addition) => format!("{given} {addition}"),
+            None => given.to_owned(),
+        };
         let source = if self.crash { Source::Running(base) } else { Source::Given(base) };
         let overrides = Overrides { remove: &["BOOT_IMAGE"], append: Some(&append), no_defaults: true };
         crash_cmdline(source, &overrides)
             .map_err(|error| Failure::new(code::FAILED, format!("command line: {error}")))
+    }
+
+    /// What the command line gets on top. One parameter that scripts do not know of: without it ACPI hands hot-added memory of
+    /// the crashed kernel to the capture kernel as its own, and the dump is lost.
+    #[cfg(target_arch = "x86_64")]
+    fn addition(&self, _: &str, missing: impl Fn(&str) -> bool) -> Option<String> {
+        const NO_HOTPLUG: &str = "acpi_no_memhotplug";
+        (self.crash && missing(NO_HOTPLUG)).then(|| NO_HOTPLUG.to_owned())
+    }
+
+    /// What the command line gets on top: the running kernel's `root=`, as kexec-tools do on PowerPC.
+    #[cfg(target_arch = "powerpc64")]
+    fn addition(&self, running: &str, missing: impl Fn(&str) -> bool) -> Option<String> {
+        let root = kexec::cmdline::value(running, "root")?;
+        (!self.no_old_root && missing("root")).then(|| format!("root={root}"))
     }
 
     fn target(&self) -> Target {

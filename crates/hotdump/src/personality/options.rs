@@ -26,6 +26,10 @@ pub(crate) enum Opt {
     Append,
     ReuseCmdline,
     Initrd,
+    #[cfg(target_arch = "powerpc64")]
+    Dtb,
+    #[cfg(target_arch = "powerpc64")]
+    NoOldRoot,
     /// Asks for what is done anyway.
     Satisfied,
     /// Taken and without effect.
@@ -80,9 +84,10 @@ const fn image(long: &'static str, arg: Arg, opt: Opt, help: &'static str) -> Ro
 
 const LOAD_CONTEXT: &str = "jumping back to this kernel is not supported";
 const XEN: &str = "only works under Xen";
+#[cfg(target_arch = "x86_64")]
 const CONSOLE: &str = "messages go to the serial console that the kernel uses";
 
-/// Every option that kexec-tools 2.0.32 takes on x86_64, in its order (ambiguous abbreviations list them so).
+/// Every option that kexec-tools 2.0.32 takes on this architecture, in its order (ambiguous abbreviations list them so).
 #[rustfmt::skip]
 pub(crate) const OPTIONS: &[Row] = &[
     flag(Some('h'), "help", Opt::Help, "print this help"),
@@ -95,7 +100,10 @@ pub(crate) const OPTIONS: &[Row] = &[
     flag(Some('u'), "unload", Opt::Unload, "unload the kernel; with -p the crash kernel"),
     flag(Some('e'), "exec", Opt::Exec, "execute the loaded kernel"),
     flag(None, "exec-live-update", Opt::Refused, XEN),
+    #[cfg(target_arch = "x86_64")]
     value(Some('t'), "type", "TYPE", Opt::Type, "the kernel is of this type: bzImage or bzImage64"),
+    #[cfg(target_arch = "powerpc64")]
+    value(Some('t'), "type", "TYPE", Opt::Type, "the kernel is of this type: elf-ppc64"),
     value(None, "mem-min", "ADDR", Opt::MemMin, "lowest address to load to"),
     value(None, "mem-max", "ADDR", Opt::MemMax, "highest address to load to"),
     flag(None, "reuseinitrd", Opt::ReuseInitrd, "not implemented on this architecture"),
@@ -112,26 +120,47 @@ pub(crate) const OPTIONS: &[Row] = &[
     flag(None, "hotplug", Opt::Hotplug, "let the kernel keep the loaded description current on CPU and memory hotplug"),
     flag(Some('d'), "debug", Opt::Debug, "say what is done"),
     flag(Some('S'), "status", Opt::Status, "exit with 1 if a crash kernel (with -l: another) is loaded, with 0 if not"),
+    #[cfg(target_arch = "x86_64")]
     flag(None, "reset-vga", Opt::Ignored, CONSOLE),
+    #[cfg(target_arch = "x86_64")]
     value(None, "serial", "PORT", Opt::Ignored, CONSOLE),
+    #[cfg(target_arch = "x86_64")]
     value(None, "serial-baud", "RATE", Opt::Ignored, CONSOLE),
+    #[cfg(target_arch = "x86_64")]
     flag(None, "console-vga", Opt::Ignored, CONSOLE),
+    #[cfg(target_arch = "x86_64")]
     flag(None, "console-serial", Opt::Ignored, CONSOLE),
+    #[cfg(target_arch = "x86_64")]
     flag(None, "elf32-core-headers", Opt::Ignored, "the crash header is always 64-bit"),
     flag(None, "elf64-core-headers", Opt::Satisfied, "write a 64-bit crash header (it always is)"),
+    #[cfg(target_arch = "x86_64")]
     flag(None, "pass-memmap-cmdline", Opt::Ignored, "the capture kernel's memory is in its boot parameters"),
+    #[cfg(target_arch = "x86_64")]
     flag(None, "noefi", Opt::Ignored, "EFI is passed on where the machine was booted by it"),
+    #[cfg(target_arch = "x86_64")]
     flag(None, "reuse-video-type", Opt::Ignored, "the video mode is passed on as it is"),
+    #[cfg(target_arch = "powerpc64")]
+    flag(None, "dt-no-old-root", Opt::NoOldRoot, "do not add this kernel's root= to a command line without one"),
     image("command-line", Arg::Value("STRING"), Opt::Append, "the kernel's command line"),
     image("append", Arg::Value("STRING"), Opt::Append, "the same; with --reuse-cmdline it is added to that"),
     image("reuse-cmdline", Arg::None, Opt::ReuseCmdline, "use this kernel's command line, without what must not be in it"),
     image("initrd", Arg::Value("FILE"), Opt::Initrd, "the kernel's initial ramdisk"),
     image("ramdisk", Arg::Value("FILE"), Opt::Initrd, "the same"),
+    #[cfg(target_arch = "x86_64")]
     image("entry-32bit", Arg::None, Opt::Refused, "kernels are entered in 64-bit mode"),
+    #[cfg(target_arch = "x86_64")]
     image("real-mode", Arg::None, Opt::Refused, "kernels are entered in 64-bit mode"),
+    #[cfg(target_arch = "x86_64")]
     image("dtb", Arg::Value("FILE"), Opt::Refused, "x86 kernels loaded here take no device tree"),
+    #[cfg(target_arch = "powerpc64")]
+    image("devicetreeblob", Arg::Value("FILE"), Opt::Dtb, "the device tree to pass on, in place of the machine's"),
+    #[cfg(target_arch = "powerpc64")]
+    image("dtb", Arg::Value("FILE"), Opt::Dtb, "the same"),
+    #[cfg(target_arch = "x86_64")]
     image("module", Arg::Value("STRING"), Opt::Refused, "multiboot kernels are not supported"),
+    #[cfg(target_arch = "x86_64")]
     image("args-elf", Arg::None, Opt::Refused, "ELF kernels are not supported"),
     image("args-linux", Arg::None, Opt::Satisfied, "pass a command line as Linux takes it (it always is)"),
+    #[cfg(target_arch = "x86_64")]
     image("args-none", Arg::None, Opt::Refused, "ELF kernels are not supported"),
 ];

@@ -31,6 +31,11 @@ pub(crate) struct Work {
     pub(crate) no_sync: bool,
     pub(crate) kernel: Option<PathBuf>,
     pub(crate) initrd: Option<PathBuf>,
+    /// A flattened device tree in place of the machine's.
+    pub(crate) dtb: Option<PathBuf>,
+    /// Whether a command line without `root=` stays so. PowerPC's kexec-tools add that of the running kernel.
+    #[cfg(target_arch = "powerpc64")]
+    pub(crate) no_old_root: bool,
     pub(crate) append: Option<String>,
     pub(crate) reuse_cmdline: bool,
     pub(crate) reuse_initrd: bool,
@@ -138,6 +143,10 @@ impl Reader {
             Opt::ReuseCmdline => work.reuse_cmdline = true,
             Opt::ReuseInitrd => work.reuse_initrd = true,
             Opt::Initrd => work.initrd = value.map(PathBuf::from),
+            #[cfg(target_arch = "powerpc64")]
+            Opt::Dtb => work.dtb = value.map(PathBuf::from),
+            #[cfg(target_arch = "powerpc64")]
+            Opt::NoOldRoot => work.no_old_root = true,
             Opt::MemMin => work.mem_min = Some(PhysAddr(number(row, value)?)),
             Opt::MemMax => work.mem_max = Some(PhysAddr(number(row, value)?)),
             Opt::Entry => {
@@ -302,11 +311,31 @@ mod tests {
 
     #[test]
     fn options_without_effect_are_told_and_those_that_change_the_meaning_refused() {
-        assert_eq!(work("-p k --noefi -x --elf64-core-headers").ignored.len(), 1);
-        for line in ["--real-mode -l k", "--dtb=x -l k", "--load-preserve-context k", "--entry=0x10 -l k"] {
+        assert!(work("-p k -x --elf64-core-headers").ignored.is_empty());
+        for line in ["--load-preserve-context k", "--entry=0x10 -l k"] {
             assert!(matches!(request(line), Err(UsageError::Unsupported { .. })), "{line}");
         }
         assert!(work("--entry=0 -l k").load);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn options_of_x86() {
+        assert_eq!(work("-p k --noefi -x --elf64-core-headers").ignored.len(), 1);
+        for line in ["--real-mode -l k", "--dtb=x -l k"] {
+            assert!(matches!(request(line), Err(UsageError::Unsupported { .. })), "{line}");
+        }
+    }
+
+    #[cfg(target_arch = "powerpc64")]
+    #[test]
+    fn options_of_powerpc() {
+        for option in ["--dtb=t", "--devicetreeblob t"] {
+            let work = work(&format!("-p k --dt-no-old-root {option}"));
+            assert_eq!((work.dtb, work.no_old_root), (Some(PathBuf::from("t")), true), "{option}");
+        }
+        assert!(!work("-p k --elf64-core-headers").no_old_root);
+        assert!(request("-p k --noefi").is_err());
     }
 
     #[test]

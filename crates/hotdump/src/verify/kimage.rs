@@ -18,7 +18,7 @@ const NR_SEGMENTS_WITHIN: usize = 256;
 /// Bytes of `struct kimage` to read.
 pub(crate) const KIMAGE_BYTES: usize = NR_SEGMENTS_WITHIN + 8 + MAX_SEGMENTS as usize * SEGMENT_SIZE;
 
-/// Granularity of segments on x86.
+/// Smallest granularity of segments: PowerPC kernels with larger pages have multiples of it.
 const PAGE: u64 = 4096;
 
 /// Finds the segments in the first bytes of a `struct kimage`.

@@ -48,8 +48,7 @@ impl ImagePointer {
     /// Learns the place from the live kernel; `None` where it hides its addresses.
     pub(crate) fn of(host: &Host, kcore: &Kcore) -> Result<Option<Self>, HostError> {
         let [symbol] = host.symbols(["kexec_crash_image"])?;
-        let place = symbol.zip(kcore.kernel_text()).and_then(|(symbol, text)| text.paddr_of(symbol));
-        let place = place.zip(kcore.direct_map_offset());
+        let place = symbol.and_then(|symbol| kcore.paddr_of(symbol)).zip(kcore.direct_map_offset());
         Ok(place.map(|(at, direct_map_offset)| Self { at, direct_map_offset }))
     }
 
@@ -131,6 +130,7 @@ fn header_at(memory: &impl Memory, segment: PhysRange) -> Result<Option<Found>, 
 
 /// Bytes read at once while scanning.
 const CHUNK: u64 = 1 << 20;
+/// Smallest pages of all machines.
 const PAGE: u64 = 4096;
 
 /// Looks at the start of every page of the reservation.
@@ -174,14 +174,14 @@ fn table_at(memory: &impl Memory, tail: PhysRange) -> Result<Found, HostError> {
     Ok(Found { range: PhysRange::from_len(tail.start(), len).unwrap_or(tail), bytes })
 }
 
-/// Whether `page` starts as a crash header does: an ELF core file for this machine whose first entry is a note.
+/// Whether `page` starts as a crash header does: an ELF core file for a machine that is known whose first entry is a note.
 fn looks_like_header(page: &[u8]) -> bool {
     use elfcorehdr::layout::{ET_CORE, MAGIC, PT_NOTE, ehdr};
 
     let at = |offset: usize, len: usize| page.get(offset..).and_then(|rest| rest.get(..len));
     at(ehdr::MAGIC, 4) == Some(&MAGIC)
         && at(ehdr::TYPE, 2) == Some(&ET_CORE.to_le_bytes())
-        && at(ehdr::MACHINE, 2) == Some(&Machine::X86_64.number().to_le_bytes())
+        && Machine::ALL.iter().any(|machine| at(ehdr::MACHINE, 2) == Some(&machine.number().to_le_bytes()))
         && at(EHDR_SIZE, 4) == Some(&PT_NOTE.to_le_bytes())
 }
 
