@@ -63,6 +63,9 @@ pub enum PlanError {
         "there is no device tree (/sys/firmware/devicetree/base), without which a PowerPC kernel cannot boot: is /sys mounted?"
     )]
     NoDeviceTree,
+    /// The capture kernel's device tree cannot be made of the machine's, or of the one that the user gave.
+    #[error("device tree: {0}")]
+    Tree(#[from] TreeFault),
     /// A device tree was given and kernels of this architecture take none.
     #[error("--dtb: kernels of this machine ({MACHINE}) take no device tree: leave it out")]
     TakesNoTree,
@@ -171,6 +174,31 @@ pub enum Refusal {
          than Linux 6.6, or built without): use hotdump's kernel module, or load again when CPUs or memory come or go"
     )]
     NoCrashHotplug,
+}
+
+/// What is wrong with a device tree that a capture kernel's is to be made of.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum TreeFault {
+    /// Bytes that are not a flattened tree.
+    #[error("not a device tree blob ({0}): give one as `dtc -O dtb` or /sys/firmware/fdt has it")]
+    NotATree(#[from] devtree::TreeError),
+    /// A name that is not text.
+    #[error("a name that is not text in node \"{0}\"")]
+    Name(String),
+    /// It cannot be flattened.
+    #[error(transparent)]
+    Unwritable(#[from] devtree::WriteError),
+    /// Something that the tree of every 64-bit PowerPC machine has is not as it should be.
+    #[error("{node}: wanted {wanted}, found {found}: is it the tree of a 64-bit PowerPC machine?")]
+    Unfit {
+        /// The node's path.
+        node: &'static str,
+        /// What it should have.
+        wanted: &'static str,
+        /// What it has.
+        found: String,
+    },
 }
 
 /// Why a file is not a kernel that can be loaded here.

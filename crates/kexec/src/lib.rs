@@ -24,7 +24,7 @@ mod precheck;
 mod purgatory;
 mod syscall;
 
-pub use error::{ImageError, PlanError, Refusal};
+pub use error::{ImageError, PlanError, Refusal, TreeFault};
 pub use file_load::{FileLoadPlan, FileLoadRequest, plan_file_load};
 pub use module::{Followed, Module, ModuleError};
 pub use plan::{

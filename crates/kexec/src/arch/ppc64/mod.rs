@@ -7,6 +7,7 @@
 
 mod boot_data;
 mod control_pages;
+mod tree;
 mod vmlinux;
 
 use crate::syscall::KEXEC_CRASH_HOTPLUG_SUPPORT;
