@@ -25,8 +25,25 @@ struct hd_cpu {
 };
 
 /*
+ * The nodes of /cpus, one record after the other: these numbers, then the name, then the value. Nodes begin with a record of
+ * the first two kinds and end with one of the last.
+ */
+enum hd_record_kind {
+	HD_NODE_CPU = 0,
+	HD_NODE_CACHE = 1,
+	HD_PROPERTY = 2,
+	HD_NODE_END = 3,
+};
+
+struct hd_record {
+	u32 kind;
+	u32 name_size;
+	u32 value_size;
+};
+
+/*
  * The core, for the shim. Those of the first group must not run at the same time as each other and may sleep; those
- * of the second may run any time, in any context but NMI.
+ * of the second may run any time, in any context but NMI, but for hd_core_cpu, which may sleep.
  */
 int hd_core_arm(struct hotdump_arm *arm, u32 wanted, u64 loads_before);
 void hd_core_drop(void);
@@ -52,12 +69,15 @@ u64 hd_page_size(void);
 u32 hd_in_reservation(u64 start, u64 end);
 s64 hd_ram(struct hotdump_range *ranges, u64 room);
 s64 hd_cpus(struct hd_cpu *cpus, u64 room);
+const u8 *hd_nodes(u64 *size);	/* until hd_nodes_done; only where there is a device tree */
+void hd_nodes_done(void);
 void hd_gone(u32 reason, u32 is_stale, const u8 *text, u64 size);
 
 u32 hd_image_loaded(void);
 u64 hd_lock(void);
 void hd_unlock(u64 flags);
 u64 hd_direct_map(void);
+u32 hd_hardware(u32 cpu);	/* only where there is a device tree */
 u64 hd_now(void);
 u64 hd_time(void);
 void hd_stored(void);

@@ -2,10 +2,8 @@
 /*
  * Crash images: whether there is one, and when somebody replaces it.
  *
- * Both system calls, to load and to unload, unprotect the reservation before they free the image in it, and protect it
- * again when a new one is in place, all under the kexec lock (do_kexec_load and kexec_file_load, the same from 5.10 to
- * 7.2). Nothing else calls these two functions but the kernel's own crash-hotplug handler, which changes no image of
- * ours, and the dm-crypt keys of 6.16 on: to let go there is needless, but safe.
+ * Two functions of the kernel are watched: one that both system calls, to load and to unload, go through before the image
+ * that is there can change, and one that they go through when a new one is in place. Each architecture has its own.
  *
  * They are watched by ftrace and not by kprobes: the latter are switched off as a whole by debugfs' kprobes/enabled or
  * kernel.ftrace_enabled, without a word to their owners. What is permanent to ftrace knows no such switch, and
@@ -19,31 +17,28 @@
 #include <linux/ftrace.h>
 #include <linux/kexec.h>
 #include <linux/string.h>
-#include <linux/version.h>
 
 #include "shim.h"
 
 #ifdef CONFIG_DYNAMIC_FTRACE
 
-#if LINUX_VERSION_CODE < KERNEL_VERSION(5, 11, 0)
-#define ftrace_regs pt_regs
-#endif
-
 /* Whatever lock the caller holds, the core's is taken inside it, and holds nothing that could wait for the caller. */
-static void notrace before_unprotect(unsigned long ip, unsigned long parent, struct ftrace_ops *ops,
-				     struct ftrace_regs *regs)
+static void notrace before_change(unsigned long ip, unsigned long parent, struct ftrace_ops *ops,
+				  struct ftrace_regs *regs)
 {
-	hd_let_go(hd_core_disarm(HOTDUMP_REASON_OTHER_LOAD));
+	if (hd_is_of_crash(regs))
+		hd_let_go(hd_core_disarm(HOTDUMP_REASON_OTHER_LOAD));
 }
 
-static void notrace before_protect(unsigned long ip, unsigned long parent, struct ftrace_ops *ops,
-				   struct ftrace_regs *regs)
+static void notrace after_load(unsigned long ip, unsigned long parent, struct ftrace_ops *ops,
+			       struct ftrace_regs *regs)
 {
-	hd_let_go(hd_core_loaded());
+	if (hd_is_of_crash(regs))
+		hd_let_go(hd_core_loaded());
 }
 
-static struct ftrace_ops unprotect_ops = { .func = before_unprotect, .flags = FTRACE_OPS_FL_PERMANENT };
-static struct ftrace_ops protect_ops = { .func = before_protect, .flags = FTRACE_OPS_FL_PERMANENT };
+static struct ftrace_ops change_ops = { .func = before_change, .flags = FTRACE_OPS_FL_PERMANENT };
+static struct ftrace_ops load_ops = { .func = after_load, .flags = FTRACE_OPS_FL_PERMANENT };
 
 static void unwatch(struct ftrace_ops *ops)
 {
@@ -58,6 +53,7 @@ static int watch(struct ftrace_ops *ops, const char *name)
 	int error;
 
 	strscpy(copy, name, sizeof(copy));
+	ops->flags |= hd_watch_flags;
 	error = ftrace_set_filter(ops, (unsigned char *)copy, strlen(copy), 1);
 	if (error)
 		return error;
@@ -71,13 +67,13 @@ static bool is_hooked;
 
 int hd_hook(void)
 {
-	int error = watch(&unprotect_ops, "arch_kexec_unprotect_crashkres");
+	int error = watch(&change_ops, hd_before_change);
 
 	if (error)
 		return error;
-	error = watch(&protect_ops, "arch_kexec_protect_crashkres");
+	error = watch(&load_ops, hd_after_load);
 	if (error)
-		unwatch(&unprotect_ops);
+		unwatch(&change_ops);
 	is_hooked = !error;
 	return error;
 }
@@ -86,8 +82,8 @@ void hd_unhook(void)
 {
 	if (!is_hooked)
 		return;
-	unwatch(&protect_ops);
-	unwatch(&unprotect_ops);
+	unwatch(&load_ops);
+	unwatch(&change_ops);
 	is_hooked = false;
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 /*
- * The machine as the kernel knows it: reservation, memory, CPUs; memory and time for the core.
+ * The machine as the kernel knows it: memory, CPUs; memory and time for the core.
  */
 #include <linux/cpumask.h>
 #include <linux/io.h>
@@ -61,7 +61,8 @@ void hd_free(void *allocated)
 }
 
 /*
- * After a load the direct map of the reservation is read-only (x86): a mapping of our own leaves that as it is.
+ * After a load the direct map of the reservation is read-only on some architectures: a mapping of our own leaves that as
+ * it is.
  */
 void *hd_map(u64 start, u64 size)
 {
@@ -92,30 +93,6 @@ u64 hd_direct_map(void)
 u64 hd_page_size(void)
 {
 	return PAGE_SIZE;
-}
-
-struct place {
-	u64 start;
-	u64 end;
-	bool found;
-};
-
-static int holds(struct resource *reservation, void *data)
-{
-	struct place *place = data;
-
-	place->found |= reservation->start <= place->start && place->end - 1 <= reservation->end;
-	return 0;
-}
-
-u32 hd_in_reservation(u64 start, u64 end)
-{
-	struct place place = { .start = start, .end = end };
-
-	if (start >= end)
-		return 0;
-	walk_iomem_res_desc(IORES_DESC_CRASH_KERNEL, IORESOURCE_MEM | IORESOURCE_BUSY, 0, -1, &place, holds);
-	return place.found;
 }
 
 struct ranges {

@@ -277,6 +277,7 @@ static void __exit hotdump_exit(void)
 	/* Nobody is left who could arm, let go or read. */
 	cancel_work_sync(&drop_work);
 	hd_core_drop();
+	hd_forget_nodes();
 }
 
 module_init(hotdump_init);

@@ -71,7 +71,7 @@ fn run(words: &[&str]) -> Result<()> {
         ["module", kdir, "--arch", arch] => module(Arch::of_name(arch)?, kdir),
         ["dkms"] => {
             setup::library_source()?;
-            println!("{}", module::dkms()?.display());
+            println!("{}", module::dkms(Arch::native())?.display());
             Ok(())
         }
         ["demo"] => demo::run(&ready()?),

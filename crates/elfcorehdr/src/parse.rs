@@ -124,12 +124,13 @@ impl<'a> Header<'a> {
         slots.filter(|slot| slot.kind() == layout::PT_LOAD).map(|slot| slot.load())
     }
 
-    /// Byte in the header of the `p_paddr` of the first memory entry that is not read from where the dump says the
-    /// memory was: memory that was copied aside before the capture kernel ran. `None` if there is no such entry.
-    pub fn first_copied(&self) -> Option<usize> {
-        let copied =
-            |slot: Slot<'_>| slot.kind() == layout::PT_LOAD && slot.load().paddr != slot.load().offset;
-        self.slots().position(copied).map(|slot| crate::size_for(slot) + phdr::PADDR)
+    /// The memory entries that are not read from where the dump says the memory was: memory that was copied aside before
+    /// the capture kernel ran. Each with the byte in the header of its `p_paddr`.
+    pub fn copied(&self) -> impl Iterator<Item = (usize, Load)> + Clone + use<'a> {
+        let slots = self.table.iter().map(Slot).enumerate().skip(self.notes);
+        let loads = slots.filter(|(_, slot)| slot.kind() == layout::PT_LOAD);
+        let loads = loads.map(|(index, slot)| (crate::size_for(index) + phdr::PADDR, slot.load()));
+        loads.filter(|(_, load)| load.paddr != load.offset)
     }
 }
 

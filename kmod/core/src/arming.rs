@@ -4,7 +4,7 @@ use abi::{Arm, FOLLOW_CPUS, FOLLOW_MEMORY, Reason};
 use elfcorehdr::{Header, Machine, PhysAddr, PhysRange};
 
 use crate::arch::Arch;
-use crate::{Cpu, Excluded, Image, Live, Moment, State};
+use crate::{Cpu, Excluded, Image, Live, Moment, Nodes, State};
 
 /// Most bytes that a header has room for: all slots that one can count, in whole pages of the largest kind, 64 KiB.
 const MAX_HEADER: u64 = (elfcorehdr::size_for(elfcorehdr::MAX_ENTRIES) as u64).next_multiple_of(0x1_0000);
@@ -68,6 +68,11 @@ pub trait Kernel<'m> {
     /// # Errors
     /// There is no memory for the list.
     fn ram(&self) -> Result<Self::Ram, Refused>;
+    /// Gives `work` the nodes of `/cpus`; none where the architecture has no device tree. May sleep, and `work` not.
+    ///
+    /// # Errors
+    /// There is no memory for them.
+    fn nodes<R>(&self, work: impl FnOnce(Nodes<'_>) -> R) -> Result<R, Refused>;
     /// Runs `work` on the state while nobody else can. It must not sleep.
     fn locked<R>(&self, work: impl FnOnce(&mut State<'m, Self::Live>) -> R) -> R;
     /// Frees what an image held that is not followed any more.
@@ -133,13 +138,17 @@ fn catch_up<'m, K: Kernel<'m>>(kernel: &K) -> Result<(), Refused> {
 /// `Ok(false)` if something happened since `then`.
 fn reconcile<'m, K: Kernel<'m>>(kernel: &K, ram: &[abi::Range], then: Moment) -> Result<bool, Refused> {
     let (cpus, coming) = kernel.locked(|state| (state.image().map_or(0, Image::cpus), state.coming()));
-    let steps = Steps::new(ram).chain(coming.map(Step::Add)).chain((0..cpus).map(Step::Point));
+    let steps =
+        Steps::new(ram, kernel.arch().machine).chain(coming.map(Step::Add)).chain((0..cpus).map(Step::Point));
     for step in steps {
         if !kernel.locked(|state| state.reconcile(then, step))? {
             return Ok(false);
         }
     }
-    Ok(true)
+    if !kernel.arch().has_tree {
+        return Ok(true);
+    }
+    Ok(kernel.nodes(|nodes| kernel.locked(|state| state.reconcile_nodes(then, nodes)))??)
 }
 
 /// A request that makes sense as far as it can be seen without looking at the image.
@@ -268,6 +277,7 @@ pub fn may_follow_cpus(header: &[u8], cpus: &[Cpu], in_reservation: impl Fn(Phys
 /// What brings a header up to the machine, piece by piece: memory that it must name, and what it must not.
 #[derive(Clone, Debug)]
 pub struct Steps<'a> {
+    machine: Machine,
     ram: core::slice::Iter<'a, abi::Range>,
     past: PhysAddr,
     pending: Option<PhysRange>,
@@ -286,9 +296,9 @@ pub enum Step {
 }
 
 impl<'a> Steps<'a> {
-    /// For a machine whose RAM is `ram`, lowest first.
-    pub fn new(ram: &'a [abi::Range]) -> Self {
-        Self { ram: ram.iter(), past: PhysAddr(0), pending: None, over: false }
+    /// For a machine of this kind whose RAM is `ram`, lowest first.
+    pub fn new(ram: &'a [abi::Range], machine: Machine) -> Self {
+        Self { machine, ram: ram.iter(), past: PhysAddr(0), pending: None, over: false }
     }
 }
 
@@ -302,7 +312,7 @@ impl Iterator for Steps<'_> {
         if self.over {
             return None;
         }
-        let limit = PhysAddr(Machine::X86_64.phys_limit());
+        let limit = PhysAddr(self.machine.phys_limit());
         let gap_from = self.past;
         let gap_to = match self.ram.next() {
             Some(range) => {

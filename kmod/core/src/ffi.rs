@@ -12,7 +12,7 @@ use elfcorehdr::{PhysAddr, PhysRange};
 
 use crate::arch::{self, Arch};
 use crate::arming::{self, Kernel, Refused, Request};
-use crate::{Cpu, Image, Live, Memory, State};
+use crate::{Comer, Cpu, Image, Live, Memory, Nodes, Parts, State, Trees};
 
 unsafe extern "C" {
     fn hd_map(start: u64, size: u64) -> *mut u8;
@@ -24,6 +24,9 @@ unsafe extern "C" {
     safe fn hd_image_loaded() -> u32;
     fn hd_ram(ranges: *mut abi::Range, room: u64) -> i64;
     fn hd_cpus(cpus: *mut Cpu, room: u64) -> i64;
+    fn hd_nodes(size: *mut u64) -> *const u8;
+    safe fn hd_nodes_done();
+    safe fn hd_hardware(cpu: u32) -> u32;
     fn hd_gone(reason: u32, is_stale: u32, text: *const u8, size: u64);
     safe fn hd_lock() -> u64;
     fn hd_unlock(flags: u64);
@@ -125,6 +128,15 @@ impl Mapped {
         }
     }
 
+    /// A copy of it all, which is whole words.
+    fn copy(&self) -> Result<Allocated<u8>, Refused> {
+        let mut copy = Allocated::<u8>::new(self.len)?;
+        for (at, bytes) in copy.as_mut().chunks_exact_mut(8).enumerate() {
+            bytes.copy_from_slice(&self.word(at * 8).to_ne_bytes());
+        }
+        Ok(copy)
+    }
+
     fn place(&self, offset: usize) -> Option<*mut u64> {
         let fits = offset.checked_add(8).is_some_and(|end| end <= self.len) && offset & 7 == 0;
         // SAFETY: all 8 bytes lie in the mapping.
@@ -144,10 +156,18 @@ struct Reserved {
     header: Mapped,
     identity_at: Mapped,
     identity: [u64; 2],
+    trees: Option<MappedTrees>,
     // What the image's slices point into; it is dropped with the image, of which this is a part.
     _shadow: Allocated<u8>,
     _nodes: Allocated<Node>,
     _cpus: Allocated<Cpu>,
+}
+
+/// The places of its device trees.
+struct MappedTrees {
+    pointer: Mapped,
+    places: [Mapped; 2],
+    _shadows: [Allocated<u8>; 2],
 }
 
 impl Live for Reserved {
@@ -166,9 +186,33 @@ impl Live for Reserved {
                 place.cast::<u8>().add(offset & 6).cast::<u16>().write_volatile((store.value as u16).to_le());
             },
         }
-        // Whoever sees a later store sees this one.
-        fence(Ordering::SeqCst);
-        hd_stored();
+        stored();
+    }
+
+    fn tree_pointer(&self) -> u64 {
+        self.trees.as_ref().map_or(0, |trees| u64::from_le(trees.pointer.word(0)))
+    }
+
+    fn set_tree_pointer(&mut self, address: u64) {
+        let Some(place) = self.trees.as_ref().and_then(|trees| trees.pointer.place(0)) else { return };
+        // SAFETY: aligned and in the mapping, which is writable; one instruction.
+        unsafe { place.write_volatile(address.to_le()) };
+        stored();
+    }
+
+    fn tree_word(&self, place: usize, offset: usize) -> [u8; 8] {
+        let place = self.trees.as_ref().and_then(|trees| trees.places.get(place));
+        place.map_or(0, |place| place.word(offset)).to_ne_bytes()
+    }
+
+    fn write_tree(&mut self, place: usize, offset: usize, bytes: &[u8]) {
+        let Some(mapped) = self.trees.as_ref().and_then(|trees| trees.places.get(place)) else { return };
+        for (index, word) in bytes.as_chunks::<8>().0.iter().enumerate() {
+            let Some(place) = mapped.place(offset.wrapping_add(index.wrapping_mul(8))) else { return };
+            // SAFETY: aligned and in the mapping, which is writable.
+            unsafe { place.write_volatile(u64::from_ne_bytes(*word)) };
+        }
+        stored();
     }
 
     fn is_loaded(&self) -> bool {
@@ -178,6 +222,12 @@ impl Live for Reserved {
     fn is_ours(&self) -> bool {
         [self.identity_at.word(0), self.identity_at.word(8)] == self.identity
     }
+}
+
+/// Keeps what was stored before all that is stored later.
+fn stored() {
+    fence(Ordering::SeqCst);
+    hd_stored();
 }
 
 struct Global(UnsafeCell<State<'static, Reserved>>);
@@ -223,26 +273,32 @@ impl Kernel<'static> for Shim {
     fn open(&self, request: &Request) -> Result<Image<'static, Reserved>, Refused> {
         let header = Mapped::new(request.header)?;
         let identity_at = Mapped::new(request.identity_at)?;
-        let mut shadow = Allocated::<u8>::new(header.len)?;
-        for (at, bytes) in shadow.as_mut().chunks_exact_mut(8).enumerate() {
-            bytes.copy_from_slice(&header.word(at * 8).to_ne_bytes());
-        }
+        let mut shadow = header.copy()?;
         let mut nodes = Allocated::<Node>::new(Index::nodes_for(header.len))?;
         let mut cpus = possible_cpus()?;
         let follow_cpus = request.follow & FOLLOW_CPUS != 0
             && arming::may_follow_cpus(shadow.as_mut(), cpus.as_mut(), |range| self.in_reservation(range));
+        let (mapped_trees, trees) = open_trees(request.trees)?.unzip();
         // SAFETY: the slices go into the image; the memory goes into its `Reserved`, which is dropped with it.
         let (shadow_slice, nodes_slice, cpus_slice) = unsafe { (shadow.leak(), nodes.leak(), cpus.leak()) };
         let live = Reserved {
             header,
             identity_at,
             identity: request.identity,
+            trees: mapped_trees,
             _shadow: shadow,
             _nodes: nodes,
             _cpus: cpus,
         };
-        let mut image =
-            Image::new(live, shadow_slice, nodes_slice, request.excluded, hd_direct_map(), request.follow)?;
+        let parts = Parts {
+            shadow: shadow_slice,
+            nodes: nodes_slice,
+            trees,
+            excluded: request.excluded,
+            direct_map: hd_direct_map(),
+            follow: request.follow,
+        };
+        let mut image = Image::new(live, parts, &arch::NATIVE, |range| self.in_reservation(range))?;
         if follow_cpus {
             image.follow_cpus(cpus_slice);
         }
@@ -264,6 +320,10 @@ impl Kernel<'static> for Shim {
             }
             room = found;
         }
+    }
+
+    fn nodes<R>(&self, work: impl FnOnce(Nodes<'_>) -> R) -> Result<R, Refused> {
+        with_nodes(true, work)
     }
 
     fn locked<R>(&self, work: impl FnOnce(&mut State<'static, Reserved>) -> R) -> R {
@@ -300,6 +360,33 @@ unsafe extern "C" fn hd_core_arm(request: *mut Arm, wanted: u32, loads_before: u
             -refused.errno
         }
     }
+}
+
+/// Maps the places of device trees and gets the memory for following them.
+fn open_trees(trees: Option<arming::Trees>) -> Result<Option<(MappedTrees, Trees<'static>)>, Refused> {
+    let Some(arming::Trees { pointer, places: [first, second] }) = trees else { return Ok(None) };
+    let pointer = Mapped::new(pointer)?;
+    let places = [Mapped::new(first)?, Mapped::new(second)?];
+    let [in_force, _] = &places;
+    let mut shadows = [in_force.copy()?, Allocated::new(in_force.len)?];
+    let [copy, spare] = &mut shadows;
+    // SAFETY: the slices go into the image; the memory goes into its `Reserved`, which is dropped with it.
+    let slices = unsafe { [copy.leak(), spare.leak()] };
+    Ok(Some((MappedTrees { pointer, places, _shadows: shadows }, Trees::new([first, second], slices))))
+}
+
+/// Gives `work` the nodes of `/cpus`, where there is a device tree and they are `wanted`; else none.
+fn with_nodes<R>(wanted: bool, work: impl FnOnce(Nodes<'_>) -> R) -> Result<R, Refused> {
+    if !arch::NATIVE.has_tree || !wanted {
+        return Ok(work(Nodes::default()));
+    }
+    let mut size = 0;
+    // SAFETY: the size is to be written.
+    let first = NonNull::new(unsafe { hd_nodes(&mut size) }.cast_mut()).ok_or(Reason::NoMemory)?;
+    // SAFETY: the shim gave so many bytes, which stay as they are until hd_nodes_done.
+    let result = work(Nodes::new(unsafe { core::slice::from_raw_parts(first.as_ptr(), size as usize) }));
+    hd_nodes_done();
+    Ok(result)
 }
 
 /// The possible CPUs; none where the kernel does not tell where their notes are.
@@ -373,19 +460,26 @@ extern "C" fn hd_core_memory(what: u32, start: u64, end: u64) -> u32 {
         _ => return 0,
     };
     match PhysRange::new(PhysAddr(start), PhysAddr(end)) {
-        Some(range) => timed(|state| state.memory(what, range)),
+        Some(range) => timed(hd_now(), |state| state.memory(what, range)),
         None => 0,
     }
 }
 
 /// A CPU comes. 1 if the image was let go over it.
+///
+/// May sleep.
 #[unsafe(no_mangle)]
 extern "C" fn hd_core_cpu(cpu: u32) -> u32 {
-    timed(|state| state.cpu(cpu))
+    let start = hd_now();
+    let hardware = if arch::NATIVE.has_tree { hd_hardware(cpu) } else { cpu };
+    let wanted = arch::NATIVE.has_tree && locked(|state| state.needs_nodes(hardware));
+    let taken = with_nodes(wanted, |nodes| timed(start, |state| state.cpu(&Comer { cpu, hardware, nodes })));
+    // Without the nodes there is no tree with this CPU.
+    taken.unwrap_or_else(|refused| locked(|state| u32::from(state.disarm(refused.reason))))
 }
 
-fn timed(event: impl FnOnce(&mut State<'static, Reserved>) -> bool) -> u32 {
-    let start = hd_now();
+/// Takes an event that began at `start`, by [`hd_now`].
+fn timed(start: u64, event: impl FnOnce(&mut State<'static, Reserved>) -> bool) -> u32 {
     let time = hd_time();
     locked(|state| {
         let taken = state.taken();

@@ -1,11 +1,15 @@
 //! A crash image that is followed.
 
 use abi::{FOLLOW_CPUS, FOLLOW_MEMORY, Reason};
+use elfcorehdr::layout::ehdr;
 use elfcorehdr::update::{Change, Index, Node, Store, UpdateError};
 use elfcorehdr::{EHDR_SIZE, Header, PhysAddr, PhysRange};
 
+use crate::arch::Arch;
 use crate::arming::{Refused, Step};
+use crate::nodes::Nodes;
 use crate::pieces::{Excluded, Pieces};
+use crate::tree::Trees;
 
 /// The image in reserved memory.
 pub trait Live {
@@ -13,6 +17,14 @@ pub trait Live {
     fn word(&self, offset: usize) -> u64;
     /// Does one store, whole, and keeps it before all later ones.
     fn store(&mut self, store: Store);
+    /// The word that names the device tree in force.
+    fn tree_pointer(&self) -> u64;
+    /// Writes that word: one store, after all before it.
+    fn set_tree_pointer(&mut self, address: u64);
+    /// The 8 bytes at `offset`, a multiple of 8, of a place for a tree, 0 or 1.
+    fn tree_word(&self, place: usize, offset: usize) -> [u8; 8];
+    /// Writes `bytes` to such a place from `offset`, a multiple of 8, on.
+    fn write_tree(&mut self, place: usize, offset: usize, bytes: &[u8]);
     /// Whether any crash image is loaded.
     fn is_loaded(&self) -> bool;
     /// Whether the image still carries the identity that it was armed with.
@@ -44,6 +56,17 @@ pub struct Cpu {
     pub note: u64,
 }
 
+/// A CPU that comes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Comer<'a> {
+    /// Its number.
+    pub cpu: u32,
+    /// The number that the firmware knows it by, and that a device tree lists it by.
+    pub hardware: u32,
+    /// The nodes of `/cpus`, that of this CPU among them; where there is no device tree, none.
+    pub nodes: Nodes<'a>,
+}
+
 /// A crash header that is kept true. It is written only while an image is loaded and carries this one's identity, and
 /// the bytes to be changed, and the file header, are those of the shadow.
 #[derive(Debug)]
@@ -52,28 +75,43 @@ pub struct Image<'m, L> {
     shadow: &'m mut [u8],
     index: Index<'m>,
     cpus: &'m [Cpu],
+    trees: Option<Trees<'m>>,
     excluded: Excluded,
     direct_map: u64,
     follow: u32,
 }
 
+/// What an image is taken in with, besides what lies in reserved memory.
+#[derive(Debug)]
+pub struct Parts<'m> {
+    /// A copy of all of the header's room.
+    pub shadow: &'m mut [u8],
+    /// At least [`Index::nodes_for`] nodes for it.
+    pub nodes: &'m mut [Node],
+    /// The device trees, where the architecture has such.
+    pub trees: Option<Trees<'m>>,
+    /// RAM that a dump shall not hold.
+    pub excluded: Excluded,
+    /// Virtual address of physical address 0.
+    pub direct_map: u64,
+    /// What is to be followed.
+    pub follow: u32,
+}
+
 impl<'m, L: Live> Image<'m, L> {
-    /// Takes in a header.
-    ///
-    /// `shadow` holds a copy of all of the header's room, `nodes` at least [`Index::nodes_for`] nodes for it.
-    /// `direct_map` is the virtual address of physical address 0. CPUs are not followed until
-    /// [`Image::follow_cpus`].
+    /// Takes in an image of this architecture. `in_reservation` tells what lies in a crash reservation. CPUs are not
+    /// followed until [`Image::follow_cpus`].
     ///
     /// # Errors
-    /// [`Reason::NotOurs`], or [`Reason::BadHeader`] with the byte that is wrong, if it is one.
+    /// [`Reason::NotOurs`]; [`Reason::BadHeader`] with the byte that is wrong, if it is one; [`Reason::BadTree`] with the
+    /// byte of the tree.
     pub fn new(
         live: L,
-        shadow: &'m mut [u8],
-        nodes: &'m mut [Node],
-        excluded: Excluded,
-        direct_map: u64,
-        follow: u32,
+        parts: Parts<'m>,
+        arch: &Arch,
+        in_reservation: impl Fn(PhysRange) -> bool,
     ) -> Result<Self, Refused> {
+        let Parts { shadow, nodes, trees, excluded, direct_map, follow } = parts;
         if !live.is_ours() {
             return Err(Reason::NotOurs.into());
         }
@@ -87,11 +125,22 @@ impl<'m, L: Live> Image<'m, L> {
             };
             Refused { found, ..Reason::BadHeader.into() }
         })?;
-        // Nothing of ours copies memory aside on the machines that we know: such an entry would name wrong content.
-        if let Some(at) = Header::parse(shadow).ok().and_then(|header| header.first_copied()) {
-            return Err(Refused { found: at as u32, ..Reason::BadHeader.into() });
+        if let Some(found) = wrong_for(shadow, arch, in_reservation) {
+            return Err(Refused { found: found as u32, ..Reason::BadHeader.into() });
         }
-        Ok(Self { live, shadow, index, cpus: &[], excluded, direct_map, follow: follow & FOLLOW_MEMORY })
+        if let Some(trees) = &trees {
+            trees.check(&live)?;
+        }
+        Ok(Self {
+            live,
+            shadow,
+            index,
+            cpus: &[],
+            trees,
+            excluded,
+            direct_map,
+            follow: follow & FOLLOW_MEMORY,
+        })
     }
 
     /// What is followed: [`FOLLOW_MEMORY`], [`FOLLOW_CPUS`].
@@ -126,7 +175,17 @@ impl<'m, L: Live> Image<'m, L> {
         (Index::nodes_for(self.shadow.len()).saturating_sub(free), free)
     }
 
-    /// Whether the image is loaded, ours, and its file header as last written.
+    /// Address of the device tree in force; 0 where there is none.
+    pub fn tree(&self) -> u64 {
+        self.trees.as_ref().map_or(0, Trees::in_force)
+    }
+
+    /// Whether this CPU is not among those that the device tree in force lists.
+    pub fn lacks(&self, hardware: u32) -> bool {
+        self.trees.as_ref().is_some_and(|trees| !trees.lists(hardware))
+    }
+
+    /// Whether the image is loaded, ours, its file header as last written, and the tree in force the one that we put there.
     pub(crate) fn check(&self) -> Result<(), Reason> {
         if !self.live.is_loaded() {
             return Err(Reason::NotLoaded);
@@ -139,7 +198,7 @@ impl<'m, L: Live> Image<'m, L> {
                 return Err(Reason::Changed);
             }
         }
-        Ok(())
+        self.trees.as_ref().map_or(Ok(()), |trees| trees.check_pointer(&self.live))
     }
 
     /// Takes an event of memory. Gives the number of stores.
@@ -152,10 +211,29 @@ impl<'m, L: Live> Image<'m, L> {
     }
 
     /// Takes the event that a CPU comes. Gives the number of stores.
-    pub(crate) fn cpu(&mut self, cpu: u32) -> Result<u64, Reason> {
+    pub(crate) fn cpu(&mut self, comer: &Comer<'_>) -> Result<u64, Reason> {
         self.check()?;
-        let slot = self.cpus.binary_search_by_key(&cpu, |known| known.cpu).map_err(|_| Reason::Update)?;
-        self.point(slot)
+        let slot =
+            self.cpus.binary_search_by_key(&comer.cpu, |known| known.cpu).map_err(|_| Reason::Update)?;
+        // First its note: when it can be booted on, it is in the dump.
+        let stores = self.point(slot)?;
+        let Some(trees) = &mut self.trees else { return Ok(stores) };
+        if trees.lists(comer.hardware) {
+            return Ok(stores);
+        }
+        let written = trees.rebuild(&mut self.live, comer.nodes, Some(comer.hardware))?;
+        Ok(stores.wrapping_add(written))
+    }
+
+    /// Brings the device tree up to the machine's nodes. Gives the number of stores.
+    pub(crate) fn follow_nodes(&mut self, nodes: Nodes<'_>) -> Result<u64, Reason> {
+        self.check()?;
+        match &mut self.trees {
+            Some(trees) if self.follow & FOLLOW_CPUS != 0 && !trees.names(nodes) => {
+                trees.rebuild(&mut self.live, nodes, None)
+            }
+            _ => Ok(0),
+        }
     }
 
     /// Takes a step towards what the machine is; memory in `coming` is not taken out. Gives the number of stores.
@@ -218,6 +296,23 @@ impl<'m, L: Live> Image<'m, L> {
         }
         Ok(stores)
     }
+}
+
+/// Byte of the header that is wrong on this architecture: its machine, or an entry for memory that was copied aside.
+fn wrong_for(header: &[u8], arch: &Arch, in_reservation: impl Fn(PhysRange) -> bool) -> Option<usize> {
+    let header = Header::parse(header).ok()?;
+    if header.machine() != arch.machine {
+        return Some(ehdr::MACHINE);
+    }
+    let mut taken = 0;
+    let wrong = header.copied().find(|(_, load)| {
+        let is_good = (load.paddr.0, load.size) == (0, arch.copied)
+            && PhysRange::from_len(load.offset, load.size).is_some_and(&in_reservation);
+        taken += u32::from(is_good);
+        // Nothing else that we load copies memory aside: such an entry would name wrong content.
+        !is_good || taken > 1
+    });
+    wrong.map(|(at, _)| at)
 }
 
 fn word(bytes: &[u8], at: usize) -> Option<u64> {

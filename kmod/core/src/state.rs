@@ -4,7 +4,8 @@ use abi::{FOLLOW_CPUS, FOLLOW_MEMORY, Reason, Status};
 use elfcorehdr::PhysRange;
 
 use crate::arming::Step;
-use crate::image::{Image, Live, Memory};
+use crate::image::{Comer, Image, Live, Memory};
+use crate::nodes::Nodes;
 
 /// The module's state: the image, if there is one, and what happened so far. Who uses it sees to it that nobody else
 /// does at the same time.
@@ -27,6 +28,7 @@ pub struct State<'m, L> {
     memory_events: u64,
     cpu_events: u64,
     stores: u64,
+    trees_built: u64,
     reconciled: u64,
     last_ns: u64,
     slowest_ns: u64,
@@ -63,6 +65,7 @@ impl<'m, L> State<'m, L> {
             memory_events: 0,
             cpu_events: 0,
             stores: 0,
+            trees_built: 0,
             reconciled: 0,
             last_ns: 0,
             slowest_ns: 0,
@@ -153,13 +156,23 @@ impl<'m, L: Live> State<'m, L> {
     /// # Errors
     /// Why it is not followed any more.
     pub fn reconcile(&mut self, then: Moment, step: Step) -> Result<bool, Reason> {
+        self.toward(then, |image, coming| image.reconcile(step, coming))
+    }
+
+    fn toward(
+        &mut self,
+        then: Moment,
+        work: impl FnOnce(&mut Image<'m, L>, Option<PhysRange>) -> Result<u64, Reason>,
+    ) -> Result<bool, Reason> {
         let now = self.moment();
         let image = self.image.as_mut().filter(|_| self.armed).ok_or(self.reason)?;
         if now != then {
             return Ok(false);
         }
-        match image.reconcile(step, self.coming) {
+        let tree = image.tree();
+        match work(image, self.coming) {
             Ok(stores) => {
+                self.trees_built = self.trees_built.wrapping_add(u64::from(image.tree() != tree));
                 self.stores = self.stores.wrapping_add(stores);
                 self.reconciled = self.reconciled.wrapping_add(u64::from(stores != 0));
                 Ok(true)
@@ -190,8 +203,22 @@ impl<'m, L: Live> State<'m, L> {
     }
 
     /// Takes the event that a CPU comes. Whether the image was let go.
-    pub fn cpu(&mut self, cpu: u32) -> bool {
-        self.event(FOLLOW_CPUS, |image| image.cpu(cpu))
+    pub fn cpu(&mut self, comer: &Comer<'_>) -> bool {
+        self.event(FOLLOW_CPUS, |image| image.cpu(comer))
+    }
+
+    /// Whether that event will need the nodes of `/cpus`: the device tree of a followed image lacks this CPU.
+    pub fn needs_nodes(&self, hardware: u32) -> bool {
+        let image = self.image.as_ref().filter(|image| self.armed && image.follow() & FOLLOW_CPUS != 0);
+        image.is_some_and(|image| image.lacks(hardware))
+    }
+
+    /// Brings the device tree up to the nodes of `/cpus`. `Ok(false)` if something happened since `then`.
+    ///
+    /// # Errors
+    /// Why it is not followed any more.
+    pub fn reconcile_nodes(&mut self, then: Moment, nodes: Nodes<'_>) -> Result<bool, Reason> {
+        self.toward(then, |image, _| image.follow_nodes(nodes))
     }
 
     fn event(&mut self, kind: u32, take: impl FnOnce(&mut Image<'m, L>) -> Result<u64, Reason>) -> bool {
@@ -200,8 +227,10 @@ impl<'m, L: Live> State<'m, L> {
         let Some(image) = image else { return false };
         let count = if kind == FOLLOW_MEMORY { &mut self.memory_events } else { &mut self.cpu_events };
         *count = count.wrapping_add(1);
+        let tree = image.tree();
         match take(image) {
             Ok(stores) => {
+                self.trees_built = self.trees_built.wrapping_add(u64::from(image.tree() != tree));
                 self.stores = self.stores.wrapping_add(stores);
                 false
             }
@@ -258,8 +287,8 @@ impl<'m, L: Live> State<'m, L> {
             last_ns: self.last_ns,
             slowest_ns: self.slowest_ns,
             last_time: self.last_time,
-            tree: 0,
-            trees_built: 0,
+            tree: image.map_or(0, Image::tree),
+            trees_built: self.trees_built,
         }
     }
 }

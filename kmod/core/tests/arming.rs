@@ -7,13 +7,16 @@ use elfcorehdr::layout::{ehdr, phdr, slot_offset};
 use elfcorehdr::update::{Change, Index};
 use elfcorehdr::{Header, PhysRange, RangeVec};
 use fake::judge::capture_kernel;
-use fake::{BLOCK, BOOT_BLOCKS, DIRECT_MAP, Fake, NOTES, ROOM, block, nodes, range};
+use fake::{BLOCK, Fake, ROOM, block, nodes, range};
 use kmod_core::arch::{Arch, PPC64, X86_64};
 use kmod_core::arming::{self, Kernel, Refused, Request};
-use kmod_core::{Cpu, Image, Memory, State};
+use kmod_core::{Cpu, Image, Memory, Nodes, State};
 use proptest::prelude::*;
+use x86::{BOOT_BLOCKS, NOTES, comer, image, parts};
 
 mod fake;
+#[path = "fake/x86.rs"]
+mod x86;
 
 const HEADER: u64 = 0xc800_0000;
 const IDENTITY: [u8; 16] = *b"0123456789abcdef";
@@ -134,7 +137,7 @@ impl Machine {
         match step {
             Step::Say(what, number) => drop(state.memory(what, block(number))),
             Step::Set(number, is) => self.online.borrow_mut()[number as usize] = is,
-            Step::Cpu(cpu) => drop(state.cpu(cpu)),
+            Step::Cpu(cpu) => drop(state.cpu(&comer(cpu))),
             Step::Write(at, value) => {
                 self.fake.header.borrow_mut()[at..at + 8].copy_from_slice(&value.to_le_bytes());
             }
@@ -212,10 +215,9 @@ impl Kernel<'static> for Machine {
     }
 
     fn open(&self, request: &Request) -> Result<Image<'static, Fake>, Refused> {
-        let shadow = self.fake.shadow();
-        let follow_cpus = arming::may_follow_cpus(shadow, &CPUS, |range| self.in_reservation(range));
-        let fake = self.fake.clone();
-        let mut image = Image::new(fake, shadow, nodes(), request.excluded, DIRECT_MAP, request.follow)?;
+        let parts = parts(&self.fake, request.excluded, request.follow);
+        let follow_cpus = arming::may_follow_cpus(parts.shadow, &CPUS, |range| self.in_reservation(range));
+        let mut image = Image::new(self.fake.clone(), parts, self.arch, |range| self.in_reservation(range))?;
         if follow_cpus && request.follow & FOLLOW_CPUS != 0 {
             image.follow_cpus(&CPUS);
         }
@@ -231,6 +233,10 @@ impl Kernel<'static> for Machine {
         Ok(all.iter().map(|range| abi::Range { start: range.start().0, end: range.end().0 }).collect())
     }
 
+    fn nodes<R>(&self, work: impl FnOnce(Nodes<'_>) -> R) -> Result<R, Refused> {
+        Ok(work(Nodes::default()))
+    }
+
     fn locked<R>(&self, work: impl FnOnce(&mut State<'static, Fake>) -> R) -> R {
         self.step();
         work(&mut self.state.borrow_mut())
@@ -243,7 +249,7 @@ impl Kernel<'static> for Machine {
 
 #[test]
 fn a_good_request_is_followed() {
-    let machine = Machine::new(Fake::new(), &[false, true], &[]);
+    let machine = Machine::new(image(), &[false, true], &[]);
     assert_eq!(machine.arm(&request()), Ok(ALL));
     assert_eq!(machine.saved(), machine.memory());
     let status = machine.state.borrow().status();
@@ -298,7 +304,7 @@ fn requests_that_lie_are_refused() {
     for (change, reason) in wrong {
         let mut arm = request();
         change(&mut arm);
-        let machine = Machine::new(Fake::new(), &[true, false], &[]);
+        let machine = Machine::new(image(), &[true, false], &[]);
         let before = machine.fake.header.borrow().clone();
         assert_eq!(machine.arm(&arm).map_err(|refused| refused.reason), Err(reason), "{arm:x?}");
         assert_eq!(*machine.fake.header.borrow(), before);
@@ -375,7 +381,7 @@ fn machines_that_cannot_are_told_apart() {
         (|machine| machine.ram_is_short.set(true), 12, Reason::NoMemory),
     ];
     for (spoil, errno, reason) in spoil {
-        let mut machine = Machine::new(Fake::new(), &[true], &[]);
+        let mut machine = Machine::new(image(), &[true], &[]);
         let before = machine.fake.header.borrow().clone();
         spoil(&mut machine);
         let refused = machine.arm(&request()).unwrap_err();
@@ -387,7 +393,7 @@ fn machines_that_cannot_are_told_apart() {
 
 #[test]
 fn a_second_arming_is_refused_and_changes_nothing() {
-    let machine = Machine::new(Fake::new(), &[true], &[]);
+    let machine = Machine::new(image(), &[true], &[]);
     assert_eq!(machine.arm(&request()), Ok(ALL));
     let before = machine.fake.header.borrow().clone();
     let refused = machine.arm(&request()).unwrap_err();
@@ -403,7 +409,7 @@ fn a_second_arming_is_refused_and_changes_nothing() {
 #[test]
 fn an_image_that_came_after_the_own_is_not_armed() {
     for (loads, expected) in [(0, Ok(ALL)), (1, Ok(ALL)), (2, Err(Reason::OtherLoad))] {
-        let machine = Machine::new(Fake::new(), &[], &vec![Happening::Load; loads]);
+        let machine = Machine::new(image(), &[], &vec![Happening::Load; loads]);
         machine.run();
         let result = arming::arm(&machine, &request(), ALL, 0);
         assert_eq!(result.map_err(|refused| refused.reason), expected, "{loads} loads");
@@ -413,7 +419,7 @@ fn an_image_that_came_after_the_own_is_not_armed() {
 #[test]
 fn a_machine_that_never_rests_is_given_up() {
     let restless = vec![Happening::Offline(0, false); 2000];
-    let machine = Machine::new(Fake::new(), &[], &restless);
+    let machine = Machine::new(image(), &[], &restless);
     let refused = machine.arm(&request()).unwrap_err();
     assert_eq!((refused.errno, refused.reason), (11, Reason::Restless));
     assert!(!machine.state.borrow().is_armed());
@@ -421,7 +427,7 @@ fn a_machine_that_never_rests_is_given_up() {
 
 #[test]
 fn a_full_header_is_not_armed() {
-    let mut header = Fake::new().header.borrow().clone();
+    let mut header = image().header.borrow().clone();
     let mut index = Index::rebuild(&header, nodes()).unwrap();
     while index.free_slots() != 0 {
         let range = block(1000 + 2 * index.free_slots() as u64);
@@ -442,7 +448,7 @@ fn a_full_header_is_not_armed() {
 /// that capture kernels take after every store.
 #[test]
 fn headers_that_lie_are_refused_or_followed() {
-    let good = Fake::new().header.borrow().clone();
+    let good = image().header.borrow().clone();
     let used = slot_offset(6).unwrap();
     let (mut taken, mut refused) = (0, 0);
     for at in 0..used {
@@ -492,7 +498,7 @@ fn the_answer_names_the_byte_that_is_wrong() {
         (third + phdr::TYPE, third + phdr::TYPE),
         (slot_offset(40).unwrap() + 3, slot_offset(40).unwrap()),
     ] {
-        let fake = Fake::new();
+        let fake = image();
         fake.header.borrow_mut()[at] ^= 0x40;
         let header = fake.header.borrow().clone();
         let refused = Machine::new(Fake::of(header), &[], &[]).arm(&request()).unwrap_err();
@@ -533,7 +539,7 @@ proptest! {
         script in prop::collection::vec(happening(), 0..60),
         before in 0usize..20,
     ) {
-        let machine = Machine::new(Fake::new(), &blocks, &script);
+        let machine = Machine::new(image(), &blocks, &script);
         for _ in 0..before {
             machine.step();
         }
@@ -556,7 +562,7 @@ proptest! {
         before in 0usize..20,
         armings in 1usize..4,
     ) {
-        let machine = Machine::new(Fake::new(), &blocks, &script);
+        let machine = Machine::new(image(), &blocks, &script);
         for _ in 0..before {
             machine.step();
         }
@@ -581,7 +587,7 @@ proptest! {
             fields[at] = value;
         }
         let arm = decoded(&fields);
-        let machine = Machine::new(Fake::new(), &[true, false], &[]);
+        let machine = Machine::new(image(), &[true, false], &[]);
         let before = machine.fake.header.borrow().clone();
         match machine.arm(&arm) {
             Ok(_) => drop(capture_kernel(&machine.fake.header.borrow()).unwrap()),

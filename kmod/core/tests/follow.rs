@@ -2,30 +2,34 @@
 
 use abi::{FOLLOW_CPUS, FOLLOW_MEMORY, Reason};
 use elfcorehdr::{Header, Load, Machine};
-use fake::{BLOCK, DIRECT_MAP, Fake, block, nodes, range};
+use fake::{BLOCK, Fake, block, range};
+use kmod_core::arch::X86_64;
 use kmod_core::arming::{self, Refused, Step, Steps};
 use kmod_core::{Cpu, Excluded, Image, Memory, State};
 use proptest::prelude::*;
+use x86::{DIRECT_MAP, comer, image, parts};
 
 mod fake;
+#[path = "fake/x86.rs"]
+mod x86;
 
 /// What the tests of this file do with an image.
 trait Follow {
-    fn image(&self) -> Result<Image<'static, Fake>, Refused>;
+    fn taken_in(&self) -> Result<Image<'static, Fake>, Refused>;
     fn armed(&self) -> State<'static, Fake>;
     fn memory(&self) -> Vec<(u64, u64)>;
 }
 
 impl Follow for Fake {
-    fn image(&self) -> Result<Image<'static, Self>, Refused> {
-        let shadow = self.shadow();
+    fn taken_in(&self) -> Result<Image<'static, Self>, Refused> {
         let excluded = Excluded::new(&[abi::Range { start: 0, end: 0x10_0000 }]).unwrap();
-        Image::new(self.clone(), shadow, nodes(), excluded, DIRECT_MAP, FOLLOW_MEMORY | FOLLOW_CPUS)
+        let parts = parts(self, excluded, FOLLOW_MEMORY | FOLLOW_CPUS);
+        Image::new(self.clone(), parts, &X86_64, |_| true)
     }
 
     fn armed(&self) -> State<'static, Self> {
         let mut state = State::new();
-        let image = self.image().unwrap();
+        let image = self.taken_in().unwrap();
         let then = state.moment();
         assert!(state.arm(&mut Some(image), abi::Range::default(), [7; 16], then).is_ok());
         assert!(state.settle(then));
@@ -41,7 +45,7 @@ impl Follow for Fake {
 
 #[test]
 fn memory_comes_and_goes() {
-    let fake = Fake::new();
+    let fake = image();
     let mut state = fake.armed();
     assert!(!state.memory(Memory::Comes, block(32)));
     assert_eq!(fake.memory(), [(0x10_0000, 0x2000_0000), (0x1_0000_0000, 0x1_0800_0000)]);
@@ -67,7 +71,7 @@ fn memory_comes_and_goes() {
 
 #[test]
 fn low_memory_stays_out() {
-    let fake = Fake::new();
+    let fake = image();
     let mut state = fake.armed();
     assert!(!state.memory(Memory::Gone, range(0, BLOCK)));
     assert!(!state.memory(Memory::Came, range(0, BLOCK)));
@@ -76,7 +80,7 @@ fn low_memory_stays_out() {
 
 #[test]
 fn excluded_memory_that_a_header_names_is_taken_out() {
-    let fake = Fake::new();
+    let fake = image();
     // The entry of ordinary memory begins, and is read from, a page too early.
     let slot = elfcorehdr::size_for(4);
     for (field, value) in
@@ -93,10 +97,10 @@ fn excluded_memory_that_a_header_names_is_taken_out() {
 
 #[test]
 fn memory_that_is_read_from_elsewhere_is_refused() {
-    let fake = Fake::new();
+    let fake = image();
     let paddr = elfcorehdr::size_for(4) + 24;
     fake.header.borrow_mut()[paddr..][..8].copy_from_slice(&0x10_1000_u64.to_le_bytes());
-    let refused = fake.image().err().unwrap();
+    let refused = fake.taken_in().err().unwrap();
     assert_eq!((refused.reason, refused.found), (Reason::BadHeader, paddr as u32));
 }
 
@@ -110,7 +114,7 @@ fn what_is_not_as_last_written_is_let_go_and_not_written() {
         ("slot to be used", |fake| fake.header.borrow_mut()[64 + 5 * 56 + 16] ^= 1, Reason::Changed),
     ];
     for (what, spoil, reason) in spoil {
-        let fake = Fake::new();
+        let fake = image();
         let mut state = fake.armed();
         spoil(&fake);
         let before = fake.header.borrow().clone();
@@ -127,7 +131,7 @@ fn what_is_not_as_last_written_is_let_go_and_not_written() {
 
 #[test]
 fn a_full_header_is_let_go() {
-    let fake = Fake::new();
+    let fake = image();
     let mut state = fake.armed();
     let free = state.status().free_slots;
     for number in 0..free {
@@ -140,27 +144,27 @@ fn a_full_header_is_let_go() {
 
 #[test]
 fn a_new_cpu_gets_its_note() {
-    let fake = Fake::new();
+    let fake = image();
     let cpus =
         vec![Cpu { cpu: 0, present: 1, note: 0x20_0000 }, Cpu { cpu: 5, present: 0, note: 0x21_0000 }].leak();
-    let mut image = fake.image().unwrap();
+    let mut image = fake.taken_in().unwrap();
     image.follow_cpus(cpus);
     let mut state = State::new();
     let then = state.moment();
     assert!(state.arm(&mut Some(image), abi::Range::default(), [0; 16], then).is_ok());
-    assert!(!state.cpu(5));
+    assert!(!state.cpu(&comer(5)));
     let notes: Vec<u64> = {
         let header = fake.header.borrow();
         Header::parse(&header).unwrap().notes().map(|note| note.paddr.0).collect()
     };
     assert_eq!(notes, [0x20_0000, 0x21_0000, 0x30_0000]);
-    assert!(state.cpu(3), "a CPU that was not possible");
+    assert!(state.cpu(&comer(3)), "a CPU that was not possible");
     assert!(!state.is_armed());
 }
 
 #[test]
 fn cpus_are_followed_only_where_the_loader_confirms_their_notes() {
-    let fake = Fake::new();
+    let fake = image();
     let header = fake.header.borrow();
     let in_reservation = |range: elfcorehdr::PhysRange| range.start().0 >= 0xc000_0000;
     let cpu = |cpu, note| Cpu { cpu, present: 1, note };
@@ -178,10 +182,10 @@ fn cpus_are_followed_only_where_the_loader_confirms_their_notes() {
 
 #[test]
 fn another_load_stops_an_arming_that_is_under_way() {
-    let fake = Fake::new();
+    let fake = image();
     let mut state = State::new();
     let then = state.moment();
-    let image = fake.image().unwrap();
+    let image = fake.taken_in().unwrap();
     assert!(!state.disarm(Reason::OtherLoad), "nothing was armed");
     assert_eq!(
         state.arm(&mut Some(image), abi::Range::default(), [0; 16], then).err(),
@@ -189,7 +193,7 @@ fn another_load_stops_an_arming_that_is_under_way() {
     );
     let mut state = fake.armed();
     assert!(state.take_dead().is_none());
-    let image = fake.image().unwrap();
+    let image = fake.taken_in().unwrap();
     let then = state.moment();
     assert_eq!(
         state.arm(&mut Some(image), abi::Range::default(), [0; 16], then).err(),
@@ -202,7 +206,7 @@ fn another_load_stops_an_arming_that_is_under_way() {
 
 #[test]
 fn an_event_between_walk_and_change_begins_the_reconciling_anew() {
-    let fake = Fake::new();
+    let fake = image();
     let mut state = fake.armed();
     let then = state.moment();
     assert!(!state.memory(Memory::Gone, block(3)));
@@ -217,7 +221,7 @@ fn an_event_between_walk_and_change_begins_the_reconciling_anew() {
 
 #[test]
 fn memory_on_its_way_is_not_reconciled_away() {
-    let fake = Fake::new();
+    let fake = image();
     let mut state = fake.armed();
     assert!(!state.memory(Memory::Comes, block(33)));
     assert_eq!(state.coming(), Some(block(33)));
@@ -231,12 +235,12 @@ fn memory_on_its_way_is_not_reconciled_away() {
 
 #[test]
 fn events_count_where_they_are_followed() {
-    let fake = Fake::new();
+    let fake = image();
     let mut state: State<Fake> = State::new();
     assert!(!state.memory(Memory::Comes, block(32)));
     assert_eq!((state.taken(), state.status().memory_events), (0, 0));
     let mut state = fake.armed();
-    assert!(!state.cpu(1), "CPUs are not followed");
+    assert!(!state.cpu(&comer(1)), "CPUs are not followed");
     assert!(!state.memory(Memory::Comes, block(32)));
     state.took(700, 1_700_000_000);
     assert!(!state.memory(Memory::Came, block(32)));
@@ -249,7 +253,7 @@ fn events_count_where_they_are_followed() {
 
 #[test]
 fn switched_off_is_let_go_when_nothing_is_left() {
-    let fake = Fake::new();
+    let fake = image();
     let mut state = fake.armed();
     assert!(!state.unfollow(FOLLOW_CPUS));
     assert!(state.unfollow(FOLLOW_MEMORY));
@@ -260,7 +264,7 @@ fn switched_off_is_let_go_when_nothing_is_left() {
 fn steps_cover_the_whole_machine() {
     let ram = [(0x1000, 0x9f000), (0x10_0000, 0x2000_0000), (0x2000_0000, 0x3000_0000)];
     let ram = ram.map(|(start, end)| abi::Range { start, end });
-    let steps: Vec<Step> = Steps::new(&ram).collect();
+    let steps: Vec<Step> = Steps::new(&ram, Machine::X86_64).collect();
     let limit = Machine::X86_64.phys_limit();
     assert_eq!(
         steps,
@@ -281,7 +285,7 @@ proptest! {
     /// After any events the header names the blocks that are there, whatever the order.
     #[test]
     fn the_header_follows(events in proptest::collection::vec((32u64..60, 0u8..4), 1..80)) {
-        let fake = Fake::new();
+        let fake = image();
         let mut state = fake.armed();
         let mut there = std::collections::BTreeSet::new();
         for (number, what) in events {

@@ -18,7 +18,8 @@ pub(crate) fn capture_kernel(bytes: &[u8]) -> Result<Vmcore, &'static str> {
         Ok(u64::from_le_bytes(value))
     };
     let sane = get(0, 4)? == u64::from(u32::from_le_bytes(*b"\x7fELF"))
-        && [get(4, 1)?, get(6, 1)?, get(16, 2)?, get(18, 2)?, get(20, 4)?] == [2, 1, 4, 62, 1]
+        && [get(4, 1)?, get(6, 1)?, get(16, 2)?, get(20, 4)?] == [2, 1, 4, 1]
+        && [62, 21].contains(&get(18, 2)?)
         && [get(52, 2)?, get(54, 2)?] == [64, 56]
         && get(56, 2)? != 0;
     if !sane {

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use elfcorehdr::update::{Index, Node, Store};
-use elfcorehdr::{Contents, EHDR_SIZE, Load, Machine, Note, PhysAddr, PhysRange, build};
+use elfcorehdr::{EHDR_SIZE, PhysAddr, PhysRange};
 use judge::capture_kernel;
 use kmod_core::Live;
 
@@ -13,15 +13,8 @@ pub(crate) mod judge;
 
 /// Bytes that the header has room for.
 pub(crate) const ROOM: usize = 4096;
-/// A memory block of x86.
+/// A memory block.
 pub(crate) const BLOCK: u64 = 0x800_0000;
-/// Virtual address of physical address 0.
-pub(crate) const DIRECT_MAP: u64 = 0xffff_8880_0000_0000;
-/// Blocks that are there at boot: four, less low memory.
-pub(crate) const BOOT_BLOCKS: u64 = 4;
-/// The notes of two CPUs and of vmcoreinfo. The second CPU's is one that the loader could not know.
-pub(crate) const NOTES: [u64; 3] = [0x20_0000, 0xc000_0000, 0x30_0000];
-
 /// Reserved memory. Every store is held against the rules: the image must be loaded and ours, and what is written over,
 /// and the file header, as last written.
 #[derive(Clone)]
@@ -29,8 +22,39 @@ pub(crate) struct Fake {
     pub(crate) header: Rc<RefCell<Vec<u8>>>,
     pub(crate) loaded: Rc<RefCell<bool>>,
     pub(crate) ours: Rc<RefCell<bool>>,
+    pub(crate) trees: Rc<RefCell<Trees>>,
     /// The header without what others wrote.
     own: Rc<RefCell<Vec<u8>>>,
+}
+
+/// The device trees in reserved memory, if there are any. Every step of writing one is held against the rules: the tree in
+/// force stays as it is, and is whole.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Trees {
+    /// What purgatory follows.
+    pub(crate) pointer: u64,
+    /// Where the two places are.
+    pub(crate) starts: [u64; 2],
+    pub(crate) places: [Vec<u8>; 2],
+    /// The CPUs of the tree in force after each step.
+    pub(crate) seen: Vec<Vec<u32>>,
+}
+
+impl Trees {
+    /// Which place is in force.
+    pub(crate) fn in_force(&self) -> usize {
+        self.starts.iter().position(|start| *start == self.pointer).expect("the word names no tree")
+    }
+
+    /// Hardware numbers of the CPUs that a capture kernel would find.
+    pub(crate) fn cpus(&self) -> Vec<u32> {
+        let tree = devtree::Tree::parse(&self.places[self.in_force()]).unwrap();
+        let cpus = tree.node("/cpus").unwrap().children().filter(devtree::is_cpu);
+        let threads = cpus.flat_map(|cpu| {
+            cpu.property(b"ibm,ppc-interrupt-server#s").unwrap_or_default().as_chunks::<4>().0
+        });
+        threads.copied().map(u32::from_be_bytes).collect()
+    }
 }
 
 impl Live for Fake {
@@ -53,6 +77,32 @@ impl Live for Fake {
         }
     }
 
+    fn tree_pointer(&self) -> u64 {
+        self.trees.borrow().pointer
+    }
+
+    fn set_tree_pointer(&mut self, address: u64) {
+        assert!(self.is_loaded() && self.is_ours(), "a tree for an image of others");
+        let mut trees = self.trees.borrow_mut();
+        trees.pointer = address;
+        let cpus = trees.cpus();
+        trees.seen.push(cpus);
+    }
+
+    fn tree_word(&self, place: usize, offset: usize) -> [u8; 8] {
+        self.trees.borrow().places[place][offset..offset + 8].try_into().unwrap()
+    }
+
+    fn write_tree(&mut self, place: usize, offset: usize, bytes: &[u8]) {
+        assert!(self.is_loaded() && self.is_ours(), "a tree to an image of others");
+        assert_eq!((offset % 8, bytes.len() % 8), (0, 0));
+        let mut trees = self.trees.borrow_mut();
+        assert_ne!(place, trees.in_force(), "the tree in force is written to");
+        trees.places[place][offset..offset + bytes.len()].copy_from_slice(bytes);
+        let cpus = trees.cpus();
+        trees.seen.push(cpus);
+    }
+
     fn is_loaded(&self) -> bool {
         *self.loaded.borrow()
     }
@@ -63,29 +113,17 @@ impl Live for Fake {
 }
 
 impl Fake {
-    /// Two CPUs, and 512 MiB of memory.
-    pub(crate) fn new() -> Self {
-        let note = |paddr| Note { paddr: PhysAddr(paddr), size: 368 };
-        let [first, second, vmcoreinfo] = NOTES.map(note);
-        let load = |paddr, vaddr, size| Load { paddr: PhysAddr(paddr), vaddr, offset: PhysAddr(paddr), size };
-        let text = load(0x100_0000, 0xffff_ffff_8100_0000, 0x20_0000);
-        let ram = load(0x10_0000, DIRECT_MAP + 0x10_0000, BOOT_BLOCKS * BLOCK - 0x10_0000);
-        let contents = Contents {
-            machine: Machine::X86_64,
-            cpu_notes: &[first, second],
-            vmcoreinfo,
-            loads: &[text, ram],
-        };
-        let mut header = vec![0; ROOM];
-        build(&contents, &mut header).unwrap();
-        Self::of(header)
-    }
-
     /// An image with this header.
     pub(crate) fn of(header: Vec<u8>) -> Self {
         let shared = |is| Rc::new(RefCell::new(is));
         let own = Rc::new(RefCell::new(header.clone()));
-        Self { header: Rc::new(RefCell::new(header)), loaded: shared(true), ours: shared(true), own }
+        Self {
+            header: Rc::new(RefCell::new(header)),
+            loaded: shared(true),
+            ours: shared(true),
+            trees: Rc::default(),
+            own,
+        }
     }
 
     /// The header as the core takes it in.
