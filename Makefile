@@ -37,7 +37,7 @@ dkms: cc
 	cargo xtask dkms
 
 demo: cc
-	cargo xtask demo
+	cargo xtask demo --arch $(ARCH)
 
 test: cc
 	cargo xtask test

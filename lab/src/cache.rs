@@ -8,6 +8,7 @@ use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::arch::Arch;
 use crate::debian::{self, Apt};
 use crate::debug_kernel;
 
@@ -24,18 +25,58 @@ pub enum KernelLine {
     V7,
     /// Debian 13's source with checks for faults switched on, see [`debug_kernel`].
     Debug,
+    /// Debian 12 on PowerPC: no crash hotplug, pages of 64 KiB.
+    Ppc64V6_1,
+    /// Debian 13 on PowerPC: crash hotplug, pages of 4 KiB.
+    Ppc64V6_12,
+    /// The same with pages of 64 KiB.
+    Ppc64V6_12Pages64K,
 }
 
-impl KernelLine {
-    /// The lines that scenarios boot and every fetch brings, oldest first. The others come when they are asked for.
-    pub const ALL: [KernelLine; 3] = [KernelLine::V6_1, KernelLine::V6_12, KernelLine::V7];
+/// What there is to say of a line: its name, its architecture, its suite, how its releases begin, and what the names of
+/// its packages end in.
+struct Facts(&'static str, Arch, &'static str, &'static str, &'static str);
 
-    const EVERY: [KernelLine; 5] =
-        [KernelLine::V5_10, KernelLine::V6_1, KernelLine::V6_12, KernelLine::V7, KernelLine::Debug];
+impl KernelLine {
+    const EVERY: [KernelLine; 8] = [
+        KernelLine::V5_10,
+        KernelLine::V6_1,
+        KernelLine::V6_12,
+        KernelLine::V7,
+        KernelLine::Debug,
+        KernelLine::Ppc64V6_1,
+        KernelLine::Ppc64V6_12,
+        KernelLine::Ppc64V6_12Pages64K,
+    ];
+
+    /// The lines of an architecture that scenarios boot and every fetch for it brings, oldest first. The others come when
+    /// they are asked for.
+    pub fn usual(arch: Arch) -> &'static [KernelLine] {
+        match arch {
+            Arch::X86_64 => &[KernelLine::V6_1, KernelLine::V6_12, KernelLine::V7],
+            Arch::Ppc64 => &[KernelLine::Ppc64V6_1, KernelLine::Ppc64V6_12, KernelLine::Ppc64V6_12Pages64K],
+        }
+    }
+
+    const fn facts(self) -> Facts {
+        use Arch::{Ppc64, X86_64};
+        match self {
+            KernelLine::V5_10 => Facts("5.10", X86_64, "bullseye", "5.10.", "amd64"),
+            KernelLine::V6_1 => Facts("6.1", X86_64, "bookworm", "6.1.", "amd64"),
+            KernelLine::V6_12 => Facts("6.12", X86_64, "trixie", "6.12.", "amd64"),
+            KernelLine::V7 => Facts("7", X86_64, "sid", "7.", "amd64"),
+            KernelLine::Debug => Facts("debug", X86_64, "trixie", "6.12.", "amd64"),
+            KernelLine::Ppc64V6_1 => Facts("6.1-ppc64le", Ppc64, "bookworm", "6.1.", "powerpc64le"),
+            KernelLine::Ppc64V6_12 => Facts("6.12-ppc64le", Ppc64, "trixie", "6.12.", "powerpc64le"),
+            KernelLine::Ppc64V6_12Pages64K => {
+                Facts("6.12-ppc64le-64k", Ppc64, "trixie", "6.12.", "powerpc64le-64k")
+            }
+        }
+    }
 
     /// Its name on the command line and of its place in the cache.
     pub fn name(self) -> &'static str {
-        self.names().0
+        self.facts().0
     }
 
     /// The line of this [name](KernelLine::name).
@@ -45,29 +86,30 @@ impl KernelLine {
         found.with_context(|| format!("there is no kernel line {name}: {known} are"))
     }
 
+    /// Its architecture.
+    pub const fn arch(self) -> Arch {
+        self.facts().1
+    }
+
+    /// Whether its kernels keep crash images current themselves (CONFIG_CRASH_HOTPLUG).
+    pub fn has_handler(self) -> bool {
+        !matches!(self, KernelLine::V5_10 | KernelLine::V6_1 | KernelLine::Ppc64V6_1)
+    }
+
     /// The suite of Debian that it comes from.
     fn suite(self) -> &'static str {
-        self.names().1
+        self.facts().2
     }
 
     fn release_prefix(self) -> &'static str {
-        self.names().2
+        self.facts().3
     }
 
-    /// Its own name, that of its suite, and how its releases begin.
-    fn names(self) -> (&'static str, &'static str, &'static str) {
-        match self {
-            KernelLine::V5_10 => ("5.10", "bullseye", "5.10."),
-            KernelLine::V6_1 => ("6.1", "bookworm", "6.1."),
-            KernelLine::V6_12 => ("6.12", "trixie", "6.12."),
-            KernelLine::V7 => ("7", "sid", "7."),
-            KernelLine::Debug => ("debug", "trixie", "6.12."),
-        }
+    /// The package that stands for its newest "image" or "headers".
+    fn package(self, kind: &str) -> String {
+        format!("linux-{kind}-{}", self.facts().4)
     }
 }
-
-/// A suite's kernel, and its headers with their compiler. The two packages belong to one build.
-const PACKAGES: [&str; 3] = ["linux-image-amd64", "linux-headers-amd64", "make"];
 
 /// A fetched kernel.
 #[derive(Clone, Debug)]
@@ -90,9 +132,14 @@ impl Kernel {
         format!("/usr/src/linux-headers-{}", self.release)
     }
 
-    /// The kernel image, a bzImage.
+    /// The kernel image: a bzImage; on PowerPC an ELF file.
     pub fn image(&self) -> PathBuf {
-        self.root.join("boot").join(format!("vmlinuz-{}", self.release))
+        self.root.join("boot").join(self.image_name())
+    }
+
+    /// Its name where it is installed.
+    pub fn image_name(&self) -> String {
+        format!("{}-{}", self.line.arch().image(), self.release)
     }
 
     /// The directory of its modules, with what depmod wrote.
@@ -133,44 +180,96 @@ impl Cache {
     }
 
     /// The root of Debian's kexec-tools and the libraries that it needs.
-    pub fn kexec_tools(&self) -> Result<PathBuf> {
-        let root = self.dir.join("kexec-tools");
-        ensure!(root.exists(), "kexec-tools is not in {}: run `cargo xtask fetch`", self.dir.display());
+    pub fn kexec_tools(&self, arch: Arch) -> Result<PathBuf> {
+        self.tool("kexec-tools", arch)
+    }
+
+    /// A static busybox: this machine's own, or for another architecture Debian's.
+    pub fn busybox(&self, arch: Arch) -> Result<PathBuf> {
+        let root = if arch == Arch::native() { "/".into() } else { self.tool("busybox-static", arch)? };
+        let found = ["usr/bin/busybox", "bin/busybox"].map(|path| root.join(path));
+        let found = found.into_iter().find(|path| path.exists());
+        found.context("busybox is missing: install busybox-static (`cargo xtask setup`)")
+    }
+
+    fn tool(&self, package: &str, arch: Arch) -> Result<PathBuf> {
+        let root = self.tool_dir(package, arch);
+        ensure!(
+            root.exists(),
+            "{} is not there: run `cargo xtask fetch --arch {}`",
+            root.display(),
+            arch.name()
+        );
         Ok(root)
+    }
+
+    fn tool_dir(&self, package: &str, arch: Arch) -> PathBuf {
+        match arch {
+            Arch::X86_64 => self.dir.join(package),
+            Arch::Ppc64 => self.dir.join(format!("{package}-{}", arch.name())),
+        }
     }
 
     fn kernel_dir(&self, line: KernelLine) -> PathBuf {
         self.dir.join("kernel").join(line.name())
     }
 
-    /// Fetches what is missing; with `refresh` everything, as new as Debian has it. Without network it works as
-    /// long as nothing is missing.
-    pub fn fetch(&self, refresh: bool, say: &(dyn Fn(String) + Sync)) -> Result<()> {
+    /// Fetches what is missing for guests of an architecture; with `refresh` everything, as new as Debian has it. Without
+    /// network it works as long as nothing is missing.
+    pub fn fetch(&self, arch: Arch, refresh: bool, say: &(dyn Fn(String) + Sync)) -> Result<()> {
         let _one_at_a_time = self.lock()?;
         let fetched = thread::scope(|scope| {
-            let fetch = |line| scope.spawn(move || self.fetch_kernel(line, refresh, say));
-            let running = KernelLine::ALL.map(fetch);
-            running.map(|one| one.join().unwrap_or_else(|_| bail!("the fetch of a kernel panicked")))
+            let fetch = |line: &KernelLine| {
+                let line = *line;
+                scope.spawn(move || self.fetch_kernel(line, refresh, say))
+            };
+            let running: Vec<_> = KernelLine::usual(arch).iter().map(fetch).collect();
+            let joined = running.into_iter().map(|one| one.join());
+            joined
+                .map(|one| one.unwrap_or_else(|_| bail!("the fetch of a kernel panicked")))
+                .collect::<Vec<_>>()
         });
         fetched.into_iter().collect::<Result<()>>()?;
-        let target = self.dir.join("kexec-tools");
-        if refresh || !target.exists() {
-            let suite = KernelLine::V7.suite();
-            let apt = Apt::open(&self.dir.join("apt"), &[suite])?;
-            apt.update()?;
-            let mut packages = vec![apt.newest("kexec-tools")?];
-            packages.extend(apt.libraries("kexec-tools", suite)?);
-            install(&target, |new| {
-                apt.extract(&packages, new)?;
-                fs::write(new.join("version"), &packages[0].version)?;
-                keep_needed_libraries(new)
-            })?;
+        self.fetch_tool("kexec-tools", arch, refresh, say)?;
+        if arch != Arch::native() {
+            self.fetch_tool("busybox-static", arch, refresh, say)?;
         }
-        say(format!("kexec-tools: {}", fs::read_to_string(target.join("version"))?));
         Ok(())
     }
 
-    /// Fetches one line, also one that is not among [`KernelLine::ALL`], or builds it: that takes long.
+    /// Fetches a package of unstable with the libraries that it needs.
+    fn fetch_tool(
+        &self,
+        package: &str,
+        arch: Arch,
+        refresh: bool,
+        say: &(dyn Fn(String) + Sync),
+    ) -> Result<()> {
+        let target = self.tool_dir(package, arch);
+        if refresh || !target.exists() {
+            let suite = KernelLine::V7.suite();
+            let apt = self.apt(package, arch, suite)?;
+            let mut packages = vec![apt.newest(package)?];
+            packages.extend(apt.libraries(package, suite)?);
+            install(&target, |new| {
+                apt.extract(&packages, new)?;
+                fs::write(new.join("version"), &packages[0].version)?;
+                if package == "kexec-tools" { keep_needed_libraries(new, arch) } else { Ok(()) }
+            })?;
+        }
+        say(format!("{package} ({}): {}", arch.name(), fs::read_to_string(target.join("version"))?));
+        Ok(())
+    }
+
+    /// A suite's packages of an architecture, as they are now. Each that is fetched at the same time as others has a
+    /// configuration of its own, by its name: apt takes turns otherwise, or gives up.
+    fn apt(&self, name: &str, arch: Arch, suite: &str) -> Result<Apt> {
+        let apt = Apt::open(&self.dir.join("apt").join(format!("{name}-{}", arch.name())), &[suite], arch)?;
+        apt.update()?;
+        Ok(apt)
+    }
+
+    /// Fetches one line, also one that is not [usual](KernelLine::usual), or builds it: that takes long.
     pub fn fetch_line(&self, line: KernelLine, refresh: bool, say: &(dyn Fn(String) + Sync)) -> Result<()> {
         let _one_at_a_time = self.lock()?;
         self.fetch_kernel(line, refresh, say)
@@ -186,18 +285,37 @@ impl Cache {
             let target = self.kernel_dir(line);
             if line == KernelLine::Debug {
                 let new = debug_kernel::build(&target, line.suite(), say)?;
-                prepare_kernel(&new)?;
+                prepare_kernel(&new, line.arch())?;
                 put_in_place(&new, &target)?;
             } else {
                 install(&target, |new| {
-                    debian::make_root(line.suite(), &PACKAGES, new)?;
-                    prepare_kernel(new)
+                    if line.arch() == Arch::native() {
+                        let (image, headers) = (line.package("image"), line.package("headers"));
+                        debian::make_root(line.suite(), &[&image, &headers, "make"], new)?;
+                    } else {
+                        self.make_cross_root(line, new)?;
+                    }
+                    prepare_kernel(new, line.arch())
                 })?;
             }
             self.kernel(line)?
         };
         say(format!("kernel {}: {}", line.name(), kernel.release));
         Ok(())
+    }
+
+    /// Makes a root of this machine's architecture in which modules for the line's kernel can be built: image and headers
+    /// are of the kernel's architecture, the kernel's tools and the cross compiler of this one's.
+    fn make_cross_root(&self, line: KernelLine, new: &Path) -> Result<()> {
+        let apt = self.apt(line.name(), line.arch(), line.suite())?;
+        let image = apt.depends_on(&line.package("image"), "linux-image-")?;
+        let headers = apt.depends_on(&line.package("headers"), "linux-headers-")?;
+        let common = apt.depends_on(&headers, "linux-headers-")?;
+        let kbuild = apt.depends_on(&headers, "linux-kbuild-")?;
+        let compiler = format!("{}-{}", apt.depends_on(&headers, "gcc-")?, line.arch().compiler_suffix());
+        debian::make_root(line.suite(), &["make", &kbuild, &compiler], new)?;
+        let packages = [image, headers, common].map(|name| apt.newest(&name));
+        apt.extract(&packages.into_iter().collect::<Result<Vec<_>>>()?, new)
     }
 
     /// Held while something is fetched: other source trees share the cache.
@@ -218,7 +336,8 @@ impl Kernel {
     fn in_dir(line: KernelLine, root: &Path) -> Result<Kernel> {
         for entry in fs::read_dir(root.join("boot"))? {
             let name = entry?.file_name();
-            if let Some(release) = name.to_string_lossy().strip_prefix("vmlinuz-") {
+            let image = format!("{}-", line.arch().image());
+            if let Some(release) = name.to_string_lossy().strip_prefix(&image) {
                 let is_of_line = release.starts_with(line.release_prefix());
                 ensure!(
                     is_of_line,
@@ -229,7 +348,7 @@ impl Kernel {
                 return Ok(Kernel { line, release: release.into(), root: root.into() });
             }
         }
-        bail!("no vmlinuz-* in {}/boot", root.display())
+        bail!("no {}-* in {}/boot", line.arch().image(), root.display())
     }
 }
 
@@ -250,12 +369,12 @@ fn put_in_place(new: &Path, target: &Path) -> Result<()> {
 }
 
 /// Gives a root's kernel one layout (the image in `boot`), and its module index.
-fn prepare_kernel(root: &Path) -> Result<()> {
+fn prepare_kernel(root: &Path, arch: Arch) -> Result<()> {
     for entry in fs::read_dir(root.join("lib/modules"))? {
         let release = entry?.file_name();
-        let beside_modules = root.join("lib/modules").join(&release).join("vmlinuz");
+        let beside_modules = root.join("lib/modules").join(&release).join(arch.image());
         if beside_modules.exists() {
-            let image = format!("vmlinuz-{}", release.to_string_lossy());
+            let image = format!("{}-{}", arch.image(), release.to_string_lossy());
             fs::rename(beside_modules, root.join("boot").join(image))?;
         }
         debian::run(Command::new("depmod").arg("-b").arg(root).arg(release).env("PATH", sbin_path()))?;
@@ -268,34 +387,30 @@ pub fn sbin_path() -> String {
     format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default())
 }
 
-/// Where the dynamic linker is, in Debian's packages and in the guest.
-pub const LINKER: &str = "usr/lib64/ld-linux-x86-64.so.2";
-/// Where the libraries are, in Debian's packages and in the guest.
-pub const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
-
 /// Leaves kexec, the dynamic linker and the libraries that kexec loads; the rest of the packages goes.
-fn keep_needed_libraries(root: &Path) -> Result<()> {
-    let linker = fs::canonicalize(root.join(LINKER))
-        .or_else(|_| fs::canonicalize(root.join(LIBRARIES).join("ld-linux-x86-64.so.2")));
-    let linker = linker.context("kexec-tools' libc6 brought no dynamic linker")?;
-    let libraries = root.join(LIBRARIES);
+fn keep_needed_libraries(root: &Path, arch: Arch) -> Result<()> {
+    let name = Path::new(arch.dynamic_linker()).file_name().context("the dynamic linker has a name")?;
+    let libraries = root.join(arch.libraries());
+    let linker = fs::canonicalize(root.join(arch.dynamic_linker()))
+        .or_else(|_| fs::canonicalize(libraries.join(name)))
+        .context("kexec-tools' libc6 brought no dynamic linker")?;
     let kexec =
         ["usr/sbin/kexec", "sbin/kexec"].map(|path| root.join(path)).into_iter().find(|path| path.exists());
     let kexec = kexec.context("the package kexec-tools holds no sbin/kexec")?;
     let list = debian::output(
-        Command::new(&linker).arg("--library-path").arg(&libraries).arg("--list").arg(&kexec),
+        arch.command(&linker).arg("--library-path").arg(&libraries).arg("--list").arg(&kexec),
     )?;
     let kept = root.join("kept");
-    fs::create_dir_all(kept.join(LIBRARIES))?;
+    fs::create_dir_all(kept.join(arch.libraries()))?;
     fs::create_dir_all(kept.join("usr/lib64"))?;
     fs::create_dir_all(kept.join("usr/sbin"))?;
     for path in list.lines().filter_map(|line| line.split("=> ").nth(1)?.split(" (").next()) {
         let path = Path::new(path);
         if let Some(name) = path.file_name().filter(|_| path.starts_with(&libraries)) {
-            fs::copy(path, kept.join(LIBRARIES).join(name))?;
+            fs::copy(path, kept.join(arch.libraries()).join(name))?;
         }
     }
-    fs::copy(&linker, kept.join(LINKER))?;
+    fs::copy(&linker, kept.join(arch.dynamic_linker()))?;
     fs::copy(&kexec, kept.join("usr/sbin/kexec"))?;
     for old in ["usr", "etc", "var", "lib", "lib64", "sbin", "bin"].map(|old| root.join(old)) {
         if old.is_symlink() {
@@ -319,6 +434,6 @@ mod tests {
             assert_eq!(KernelLine::of_name(line.name()).unwrap(), line);
         }
         let unknown = KernelLine::of_name("6.2").unwrap_err().to_string();
-        assert!(unknown.contains("6.12, 7, debug"), "{unknown}");
+        assert!(unknown.contains("6.12, 7, debug, 6.1-ppc64le"), "{unknown}");
     }
 }

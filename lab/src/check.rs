@@ -16,6 +16,8 @@ use object::elf;
 use object::read::elf::{FileHeader, ProgramHeader};
 use object::{Endianness, ReadCache};
 
+use crate::arch::Arch;
+
 /// A crash dump in ELF form.
 pub struct Core {
     file: File,
@@ -36,11 +38,12 @@ pub struct Registers {
 }
 
 impl Registers {
-    /// Reads them from an NT_PRSTATUS note (`struct elf_prstatus` of x86-64: the registers start at byte 112).
-    fn read(prstatus: &[u8]) -> Option<Registers> {
+    /// Reads them from an NT_PRSTATUS note (`struct elf_prstatus`: the registers start at byte 112).
+    fn read(prstatus: &[u8], arch: Arch) -> Option<Registers> {
         let word = |at: usize| prstatus.get(at..)?.first_chunk().copied().map(u64::from_le_bytes);
         let pid = u32::from_le_bytes(*prstatus.get(32..)?.first_chunk()?);
-        Some(Registers { pid, ip: word(112 + 16 * 8)?, sp: word(112 + 19 * 8)? })
+        let (ip, sp) = arch.registers();
+        Some(Registers { pid, ip: word(112 + ip * 8)?, sp: word(112 + sp * 8)? })
     }
 }
 
@@ -62,8 +65,8 @@ struct Segment {
 }
 
 impl Core {
-    /// Opens a core and reads its headers.
-    pub fn open(path: &Path) -> Result<Core> {
+    /// Opens a core of a machine of this architecture and reads its headers.
+    pub fn open(path: &Path, arch: Arch) -> Result<Core> {
         let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
         let size = file.metadata()?.len();
         let cache = ReadCache::new(file.try_clone()?);
@@ -72,7 +75,7 @@ impl Core {
         let endian = header.endian()?;
         ensure!(header.e_type(endian) == elf::ET_CORE, "the dump's e_type is {}", header.e_type(endian));
         ensure!(
-            header.e_machine(endian) == elf::EM_X86_64,
+            header.e_machine(endian) == arch.elf_machine(),
             "the dump's e_machine is {}",
             header.e_machine(endian)
         );
@@ -80,7 +83,7 @@ impl Core {
         for program in header.program_headers(endian, &cache)? {
             match program.p_type(endian) {
                 elf::PT_LOAD => core.segments.extend(segment(program, endian, size)?),
-                elf::PT_NOTE => core.read_notes(program, endian, &cache)?,
+                elf::PT_NOTE => core.read_notes(program, endian, &cache, arch)?,
                 _ => {}
             }
         }
@@ -93,12 +96,13 @@ impl Core {
         program: &elf::ProgramHeader64<Endianness>,
         endian: Endianness,
         cache: &ReadCache<File>,
+        arch: Arch,
     ) -> Result<()> {
         let Some(mut notes) = program.notes(endian, cache)? else { return Ok(()) };
         while let Some(note) = notes.next()? {
             match (note.name(), note.n_type(endian)) {
                 (b"CORE", elf::NT_PRSTATUS) => {
-                    self.cpus.push(Registers::read(note.desc()).context("a CPU's note is too short")?);
+                    self.cpus.push(Registers::read(note.desc(), arch).context("a CPU's note is too short")?);
                 }
                 (b"VMCOREINFO", _) => self.has_vmcoreinfo = true,
                 _ => {}
@@ -146,6 +150,17 @@ impl Core {
             at = end;
         }
         missing
+    }
+
+    /// Nothing of what was `removed` may be there.
+    pub fn lacks(&self, removed: &[Range<u64>]) -> Result<()> {
+        for gone in removed {
+            ensure!(
+                self.missing_from(gone) == [gone.clone()],
+                "the dump has parts of {gone:x?}, which was removed"
+            );
+        }
+        Ok(())
     }
 
     /// Reads every page of the manifest and compares it byte by byte.
@@ -321,7 +336,7 @@ mod tests {
         let dir = tempdir::Dir::new();
         let path = dir.0.join("core");
         File::create(&path).unwrap().write_all(&bytes).unwrap();
-        let core = Core::open(&path).unwrap();
+        let core = Core::open(&path, Arch::X86_64).unwrap();
         (dir, core)
     }
 

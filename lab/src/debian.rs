@@ -12,6 +12,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::arch::Arch;
+
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// Where downloads are kept: `$HOTDUMP_CACHE`, else `hotdump` in the user's cache directory.
@@ -38,13 +40,15 @@ pub struct Package {
 
 /// apt over some suites, with lists and downloads of its own.
 pub struct Apt {
+    arch: Arch,
     dir: PathBuf,
     suites: Vec<String>,
 }
 
 impl Apt {
-    /// Opens the configuration in `dir` over `suites`, and writes it if it is not there. Reads no network.
-    pub fn open(dir: &Path, suites: &[&str]) -> Result<Apt> {
+    /// Opens the configuration in `dir` over `suites` with packages for `arch`, and writes it if it is not there. Reads no
+    /// network.
+    pub fn open(dir: &Path, suites: &[&str], arch: Arch) -> Result<Apt> {
         for sub in ["lists/partial", "cache/archives/partial"] {
             fs::create_dir_all(dir.join(sub)).with_context(|| format!("creating {}/{sub}", dir.display()))?;
         }
@@ -52,10 +56,10 @@ impl Apt {
         let mirror = mirror()?;
         let sources: String = suites
             .iter()
-            .map(|suite| format!("deb [arch=amd64 signed-by={KEYRING}] {mirror} {suite} main\n"))
+            .map(|suite| format!("deb [arch={} signed-by={KEYRING}] {mirror} {suite} main\n", arch.debian()))
             .collect();
         fs::write(dir.join("sources.list"), sources)?;
-        Ok(Apt { dir: dir.into(), suites: suites.iter().map(|&suite| suite.into()).collect() })
+        Ok(Apt { arch, dir: dir.into(), suites: suites.iter().map(|&suite| suite.into()).collect() })
     }
 
     /// A command of apt's family that sees this configuration and nothing of the system's sources.
@@ -71,8 +75,8 @@ impl Apt {
             "Dir::Cache::srcpkgcache=srcpkgcache.bin".into(),
             format!("Dir::Etc::SourceList={dir}/sources.list"),
             "Dir::Etc::SourceParts=/dev/null".into(),
-            "APT::Architectures=amd64".into(),
-            "APT::Architecture=amd64".into(),
+            format!("APT::Architectures={}", self.arch.debian()),
+            format!("APT::Architecture={}", self.arch.debian()),
             // The download user cannot enter a home directory.
             "APT::Sandbox::User=root".into(),
             "Acquire::Languages=none".into(),
@@ -135,9 +139,20 @@ impl Apt {
         Ok(depends.split(',').map(|one| one.trim().to_owned()).collect())
     }
 
-    /// Downloads `packages` and extracts them into the new directory `target`.
+    /// The first package that `package` depends on whose name begins with `prefix`.
+    pub fn depends_on(&self, package: &str, prefix: &str) -> Result<String> {
+        let depends = self.depends(package)?;
+        let mut names = depends.iter().filter_map(|one| one.split_whitespace().next());
+        let found = names.find(|name| name.starts_with(prefix));
+        found.map(str::to_owned).with_context(|| {
+            format!("{package} of {} depends on no {prefix}*: {depends:?}", self.suites.join(", "))
+        })
+    }
+
+    /// Downloads `packages` and extracts them into the directory `target`.
     pub fn extract(&self, packages: &[Package], target: &Path) -> Result<()> {
-        let debs = target.with_extension("debs");
+        let name = target.file_name().unwrap_or_default().to_string_lossy();
+        let debs = target.with_file_name(format!("{name}.debs"));
         recreate(&debs)?;
         let names = packages.iter().map(|one| format!("{}={}", one.name, one.version));
         run(self.command("apt-get").args(["-q", "download"]).args(names).current_dir(&debs))?;
@@ -165,7 +180,9 @@ const LEFT_OUT: [&str; 5] = ["doc", "info", "locale", "man", "bash-completion"];
 pub fn make_root(suite: &str, packages: &[&str], target: &Path) -> Result<()> {
     let mut command = Command::new("mmdebstrap");
     command.args(["--quiet", "--mode=root", "--variant=extract", "--format=directory"]);
-    command.args(["--skip=chroot/mount", "--architectures=amd64"]).arg(format!("--keyring={KEYRING}"));
+    command
+        .args(["--skip=chroot/mount", &format!("--architectures={}", Arch::native().debian())])
+        .arg(format!("--keyring={KEYRING}"));
     for option in [
         "APT::Install-Recommends \"false\"",
         "APT::Sandbox::User \"root\"",

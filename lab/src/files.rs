@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::arch::Arch;
 use crate::archive::Archive;
-use crate::cache::{Cache, Kernel, LIBRARIES, LINKER};
+use crate::cache::{Cache, Kernel};
 
 /// Modules that the guests' disks need, as modprobe names them. What a kernel has built in or lacks is left out.
 const MODULES: [&str; 9] = [
@@ -40,14 +41,11 @@ pub struct Extra {
 /// Where things come from on the host.
 #[derive(Clone, Debug)]
 pub struct Sources {
-    /// Kernels and kexec-tools.
+    /// Kernels, kexec-tools and busybox.
     pub cache: Cache,
-    /// The static agent.
-    pub agent: PathBuf,
-    /// The static hotdump; without it only kexec-tools can load.
-    pub hotdump: Option<PathBuf>,
-    /// A static busybox.
-    pub busybox: PathBuf,
+    /// What we build, a directory for each architecture: the static agent and hotdump. Without hotdump only kexec-tools can
+    /// load.
+    pub dist: PathBuf,
 }
 
 impl Sources {
@@ -61,13 +59,15 @@ impl Sources {
         {
             archive.link(link, to)?;
         }
-        archive.copy("init", 0o755, &self.agent)?;
-        self.add_busybox(&mut archive)?;
-        self.add_kexec_tools(&mut archive)?;
-        if let Some(hotdump) = &self.hotdump {
-            archive.copy("usr/bin/hotdump", 0o755, hotdump)?;
+        let arch = kernel.line.arch();
+        archive.copy("init", 0o755, &self.program(arch, "lab-agent"))?;
+        self.add_busybox(&mut archive, arch)?;
+        self.add_kexec_tools(&mut archive, arch)?;
+        let hotdump = self.program(arch, "hotdump");
+        if hotdump.exists() {
+            archive.copy("usr/bin/hotdump", 0o755, &hotdump)?;
         }
-        archive.copy(&format!("boot/vmlinuz-{}", kernel.release), 0o644, &kernel.image())?;
+        archive.copy(&format!("boot/{}", kernel.image_name()), 0o644, &kernel.image())?;
         let modules = Modules::read(kernel)?;
         let directory = format!("usr/lib/modules/{}", kernel.release);
         for entry in fs::read_dir(kernel.modules())? {
@@ -99,7 +99,7 @@ impl Sources {
         for (link, to) in [("bin", "usr/bin"), ("sbin", "usr/sbin")] {
             archive.link(link, to)?;
         }
-        self.add_busybox(&mut archive)?;
+        self.add_busybox(&mut archive, kernel.line.arch())?;
         for empty in ["proc", "sys", "dev", "mnt"] {
             archive.directory(empty)?;
         }
@@ -119,9 +119,14 @@ impl Sources {
         archive.write(target)
     }
 
-    fn add_busybox(&self, archive: &mut Archive) -> Result<()> {
-        archive.copy("usr/bin/busybox", 0o755, &self.busybox)?;
-        let applets = crate::debian::output(std::process::Command::new(&self.busybox).arg("--list-full"))?;
+    fn program(&self, arch: Arch, name: &str) -> PathBuf {
+        self.dist.join(arch.name()).join(name)
+    }
+
+    fn add_busybox(&self, archive: &mut Archive, arch: Arch) -> Result<()> {
+        let busybox = self.cache.busybox(arch)?;
+        archive.copy("usr/bin/busybox", 0o755, &busybox)?;
+        let applets = crate::debian::output(arch.command(&busybox).arg("--list-full"))?;
         for path in applets.lines() {
             let Some((directory, name)) = path.rsplit_once('/') else { continue };
             let usr = if directory.ends_with("sbin") { "usr/sbin" } else { "usr/bin" };
@@ -132,14 +137,15 @@ impl Sources {
         Ok(())
     }
 
-    fn add_kexec_tools(&self, archive: &mut Archive) -> Result<()> {
-        let root = self.cache.kexec_tools()?;
+    fn add_kexec_tools(&self, archive: &mut Archive, arch: Arch) -> Result<()> {
+        let root = self.cache.kexec_tools(arch)?;
+        let (linker, libraries) = (arch.dynamic_linker(), arch.libraries());
         archive.copy("usr/sbin/kexec", 0o755, &root.join("usr/sbin/kexec"))?;
-        archive.copy(LINKER, 0o755, &root.join(LINKER))?;
-        for entry in fs::read_dir(root.join(LIBRARIES))? {
+        archive.copy(linker, 0o755, &root.join(linker))?;
+        for entry in fs::read_dir(root.join(libraries))? {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            archive.copy(&format!("{LIBRARIES}/{name}"), 0o755, &entry.path())?;
+            archive.copy(&format!("{libraries}/{name}"), 0o755, &entry.path())?;
         }
         Ok(())
     }

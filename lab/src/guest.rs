@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 pub use lab_agent::State;
 use lab_agent::{Answer, Manifest, Ran, Request, Run};
 
+use crate::arch::Arch;
 use crate::cache::Kernel;
 use crate::dump::Dump;
 use crate::machine::{From, MANIFEST_DISK, MIB, Machine, Paths};
@@ -65,6 +66,8 @@ impl Frozen {
 
 /// A guest that has crashed, and whose machine has ended.
 pub struct Crashed {
+    /// Its architecture.
+    pub arch: Arch,
     /// Its files on the host.
     pub paths: Paths,
     /// CPUs and memory just before the crash.
@@ -260,7 +263,7 @@ impl Guest {
     /// Plugs in a CPU, brings it online and gives its number.
     pub fn add_cpu(&mut self) -> Result<u32> {
         let before = self.state()?.present_cpus;
-        self.qmp.add_cpu(&format!("cpu{}", before.len()))?;
+        self.qmp.add_cpu(&format!("cpu{}", before.len()), self.kernel.line.arch().cpu_place())?;
         let state = self.wait_for("a new CPU", |state| state.present_cpus.len() > before.len())?;
         let new = state.present_cpus.into_iter().find(|cpu| !before.contains(cpu)).context("no new CPU")?;
         self.done(&Request::SetCpu { cpu: new, online: true })?;
@@ -322,6 +325,7 @@ impl Guest {
         let manifest = if manifest { Some(self.read_manifest()?) } else { None };
         let hot_added = new_blocks(&self.at_boot, &before);
         Ok(Crashed {
+            arch: self.kernel.line.arch(),
             paths: self.paths.clone(),
             before,
             panicked_on: cpu,

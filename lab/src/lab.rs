@@ -21,8 +21,6 @@ pub const BUSYBOX_CAPTURE: &str = "/boot/capture-busybox.cpio";
 pub struct Lab {
     /// What guests are built from.
     pub sources: Sources,
-    /// Where what we build is.
-    pub dist: PathBuf,
     /// Where guests' files go, a directory each.
     pub dir: PathBuf,
     /// The line whose kernel is booted whichever a scenario asks for.
@@ -30,19 +28,10 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// A lab for the source tree at `root`: programs from `target/dist/x86_64`, files in `target/lab`.
+    /// A lab for the source tree at `root`: programs from `target/dist`, files in `target/lab`.
     pub fn of_tree(root: &Path) -> Result<Lab> {
-        let dist = root.join("target/dist/x86_64");
-        let hotdump = dist.join("hotdump");
-        let busybox =
-            ["/usr/bin/busybox", "/bin/busybox"].map(PathBuf::from).into_iter().find(|path| path.exists());
-        let sources = Sources {
-            cache: Cache::open()?,
-            agent: dist.join("lab-agent"),
-            hotdump: hotdump.exists().then_some(hotdump),
-            busybox: busybox.context("busybox is missing: install busybox-static (`cargo xtask setup`)")?,
-        };
-        Ok(Lab { sources, dist, dir: root.join("target/lab"), instead: None })
+        let sources = Sources { cache: Cache::open()?, dist: root.join("target/dist") };
+        Ok(Lab { sources, dir: root.join("target/lab"), instead: None })
     }
 
     /// The kernel of `line`, or of [the one that stands in](Lab::instead) for all.
@@ -53,8 +42,9 @@ impl Lab {
     /// Describes a guest with the newest kernel of `line`. `name` names its directory and its progress lines.
     pub fn guest(&self, name: &str, line: KernelLine) -> Result<Plan<'_>> {
         let kernel = self.kernel(line)?;
-        let mut hardware = Hardware::default();
-        let mut crashkernel = "256M";
+        let arch = kernel.line.arch();
+        let mut hardware = Hardware::of_arch(arch);
+        let mut crashkernel = arch.crashkernel();
         if kernel.line == KernelLine::Debug {
             // An eighth of the memory keeps book of the rest, and what is freed is held back.
             hardware.memory *= 2;
@@ -86,17 +76,16 @@ impl Lab {
         }
     }
 
-    /// The kernel module for this release.
-    pub fn module(&self, release: &str) -> Result<PathBuf> {
-        let module = self.dist.join(release).join("hotdump.ko");
-        ensure!(module.exists(), "there is no {}: `cargo xtask lab` and `test` make it", module.display());
-        Ok(module)
+    /// The kernel module for this kernel.
+    pub fn module(&self, kernel: &Kernel) -> Result<PathBuf> {
+        self.test_module(kernel, "hotdump")
     }
 
-    /// One of the modules for tests (`lab/kmod`) for this release.
-    pub fn test_module(&self, release: &str, name: &str) -> Result<PathBuf> {
-        let module = self.dist.join(release).join(name).with_extension("ko");
-        ensure!(module.exists(), "there is no {}: `cargo xtask lab` makes it", module.display());
+    /// The module of this name for this kernel: hotdump's, or one of those for tests (`lab/kmod`).
+    pub fn test_module(&self, kernel: &Kernel, name: &str) -> Result<PathBuf> {
+        let dist = self.sources.dist.join(kernel.line.arch().name());
+        let module = dist.join(&kernel.release).join(name).with_extension("ko");
+        ensure!(module.exists(), "there is no {}: `cargo xtask lab` and `test` make it", module.display());
         Ok(module)
     }
 
@@ -121,7 +110,7 @@ pub struct Plan<'a> {
 }
 
 impl Plan<'_> {
-    /// Memory at boot in bytes (1 GiB if not said).
+    /// Memory at boot in bytes (if not said what is [usual](crate::arch::Arch::memory)).
     pub fn memory(mut self, bytes: u64) -> Self {
         self.hardware.memory = bytes;
         self
@@ -163,7 +152,7 @@ impl Plan<'_> {
         self
     }
 
-    /// The value of `crashkernel=` (256M if not said).
+    /// The value of `crashkernel=` (if not said what is [enough](crate::arch::Arch::crashkernel)).
     pub fn crashkernel(mut self, value: &str) -> Self {
         self.crashkernel = Some(value.into());
         self
@@ -206,8 +195,11 @@ impl Plan<'_> {
             self = self.file(BUSYBOX_CAPTURE, 0o644, &capture);
         }
         self.lab.sources.first_initramfs(&self.kernel, &self.extra, &paths.initramfs())?;
-        let mut words =
-            vec!["console=ttyS0".to_owned(), "panic=-1".into(), "memhp_default_state=online".into()];
+        let mut words = vec![
+            format!("console={}", self.kernel.line.arch().console()),
+            "panic=-1".into(),
+            "memhp_default_state=online".into(),
+        ];
         words.extend(self.crashkernel.map(|value| format!("crashkernel={value}")));
         words.extend(self.cmdline);
         let machine =
@@ -228,7 +220,7 @@ impl Crashed {
 
     /// Takes the dump and compares every page of the manifest with it.
     pub fn compare(&self) -> Result<(Core, Findings)> {
-        let core = Core::open(&self.dump()?.vmcore()?)?;
+        let core = Core::open(&self.dump()?.vmcore()?, self.arch)?;
         let manifest =
             self.manifest.as_ref().context("no memory was filled: nothing to compare the dump with")?;
         let findings = core.compare(manifest, &self.hot_added)?;

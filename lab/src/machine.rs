@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::arch::Arch;
 use crate::cache::Kernel;
 use crate::debian;
 use crate::files::{DUMP_LABEL, DUMP_UUID};
@@ -62,6 +63,8 @@ pub enum From {
 /// What a guest's machine is made of.
 #[derive(Clone, Debug)]
 pub struct Hardware {
+    /// Its architecture.
+    pub arch: Arch,
     /// Memory at boot in bytes.
     pub memory: u64,
     /// CPUs at boot; places for two more are free.
@@ -79,10 +82,12 @@ pub struct Hardware {
     pub dimms: Vec<u64>,
 }
 
-impl Default for Hardware {
-    fn default() -> Hardware {
+impl Hardware {
+    /// The usual machine of an architecture.
+    pub fn of_arch(arch: Arch) -> Hardware {
         Hardware {
-            memory: GIB,
+            arch,
+            memory: arch.memory(),
             cpus: 2,
             firmware: Firmware::Bios,
             clock: Clock::Real,
@@ -196,25 +201,13 @@ impl Hardware {
         command.args([
             "--pdeathsig",
             "KILL",
-            "qemu-system-x86_64",
+            self.arch.qemu(),
             "-nodefaults",
             "-no-reboot",
             "-display",
             "none",
         ]);
-        match self.clock {
-            // The serial number, vmport and hypervisor=off make 6.9 and later believe in a hypervisor. Without one they
-            // count no CPUs that could be added.
-            Clock::Real => {
-                command.args(["-machine", "q35,vmport=on,memory-backend=ram", "-cpu", "max,hypervisor=off"]);
-                command.args(["-smbios", "type=1,serial=VMware-56", "-accel", "tcg,thread=multi"]);
-            }
-            // With vmport QEMU 10.0 ends here ("Bad icount read").
-            Clock::Instructions => {
-                command.args(["-machine", "q35,memory-backend=ram", "-cpu", "max"]);
-                command.args(["-accel", "tcg,thread=single", "-icount", "shift=1,sleep=off"]);
-            }
-        }
+        self.arch.machine(self, &mut command);
         let bytes = self.memory;
         let backend = if self.memory_in_file {
             format!("memory-backend-file,id=ram,share=on,size={bytes},mem-path={}", text(&paths.memory())?)
@@ -227,8 +220,6 @@ impl Hardware {
             command.args(["-object", &format!("memory-backend-ram,id=early{number},size={dimm}")]);
             command.args(["-device", &format!("pc-dimm,memdev=early{number}")]);
         }
-        let most = self.cpus + 2;
-        command.args(["-smp", &format!("{},sockets={most},cores=1,threads=1,maxcpus={most}", self.cpus)]);
         command.args(["-qmp", &format!("unix:{},server=on,wait=off", text(&paths.qmp_socket())?)]);
         command.args(["-serial", &format!("file:{}", text(&paths.console())?)]);
         command.args(["-serial", &format!("unix:{},server=on,wait=off", text(&paths.agent_socket())?)]);
@@ -264,7 +255,12 @@ impl Machine {
         fs::write(paths.dir.join("qemu.cmd"), format!("{command:?}\n"))?;
         let log = File::create(paths.qemu_log())?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        command.spawn().context("starting QEMU: is qemu-system-x86 installed? (`cargo xtask setup`)")
+        command.spawn().with_context(|| {
+            format!(
+                "starting QEMU: is {} installed? (`cargo xtask setup`)",
+                hardware.arch.guest_packages()[0]
+            )
+        })
     }
 }
 

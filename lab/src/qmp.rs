@@ -70,11 +70,11 @@ impl Qmp {
         self.execute("device_del", &json!({"id": id}))
     }
 
-    /// Adds a CPU in the first free place, under the name `id`.
-    pub fn add_cpu(&mut self, id: &str) -> Result<()> {
+    /// Adds a CPU in the first free place, under the name `id`. Places are counted by their property `place`.
+    pub fn add_cpu(&mut self, id: &str, place: &str) -> Result<()> {
         let slots: Vec<CpuSlot> = self.query("query-hotpluggable-cpus", &json!({}))?;
         let free = slots.into_iter().filter(|slot| slot.taken.is_none());
-        let slot = free.min_by_key(|slot| slot.props.get("socket-id").and_then(Value::as_u64));
+        let slot = free.min_by_key(|slot| slot.props.get(place).and_then(Value::as_u64));
         let slot = slot.context("the machine has no free place for a CPU")?;
         let mut arguments = slot.props;
         arguments.insert("driver".into(), slot.device.into());

@@ -124,11 +124,12 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arch::Arch;
     use anyhow::bail;
     use std::sync::Barrier;
 
     fn scenario(name: &'static str) -> Scenario {
-        Scenario { name, about: "", run: |_, _| Ok(()) }
+        Scenario { name, about: "", arch: Arch::X86_64, run: |_, _| Ok(()) }
     }
 
     #[test]

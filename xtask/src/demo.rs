@@ -3,18 +3,19 @@
 use std::fmt::Display;
 
 use anyhow::Result;
+use lab::arch::Arch;
 use lab::cache::KernelLine;
 use lab::guest::Crashed;
 use lab::lab::Lab;
 use lab::machine::MIB;
 use lab::product::By;
 
-/// Load, add memory and a CPU, panic, capture, check, on Debian's 6.12.
+/// Load, add memory and a CPU, panic, capture, check, on Debian's 6.12 for `arch`.
 ///
 /// # Errors
 /// If anything is not as it should be, the dump above all.
-pub(crate) fn run(lab: &Lab) -> Result<()> {
-    let outcome = round(lab);
+pub(crate) fn run(lab: &Lab, arch: Arch) -> Result<()> {
+    let outcome = round(lab, arch);
     lab.clean_up("demo", outcome.is_ok());
     if outcome.is_err() {
         eprintln!("the guest's files: {}", lab.paths("demo").dir.display());
@@ -22,8 +23,12 @@ pub(crate) fn run(lab: &Lab) -> Result<()> {
     outcome
 }
 
-fn round(lab: &Lab) -> Result<()> {
-    let mut guest = lab.guest("demo", KernelLine::V6_12)?.boot()?;
+fn round(lab: &Lab, arch: Arch) -> Result<()> {
+    let kernels = match arch {
+        Arch::X86_64 => KernelLine::V6_12,
+        Arch::Ppc64 => KernelLine::Ppc64V6_12,
+    };
+    let mut guest = lab.guest("demo", kernels)?.boot()?;
     let before = guest.state()?;
     guest.make_initramfs()?;
     let loaded = guest.load(By::Load, &["--hotplug"])?;

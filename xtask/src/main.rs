@@ -27,20 +27,21 @@ usage: cargo xtask COMMAND
   fetch LINE [--refresh]
                        one kernel; also those that are not in a plain fetch: 5.10 and debug
   debug-kernel         = fetch debug: build a kernel with KASAN, lockdep and checks of atomic sleep (an hour of a CPU)
-  build [--arch ARCH]  the static program: target/dist/ARCH/hotdump
-  module KDIR [--arch ARCH]
-                       the kernel module: target/dist/ARCH/RELEASE/hotdump.ko; KDIR: kernel headers or build folder
+  build                the static program: target/dist/ARCH/hotdump
+  module KDIR          the kernel module: target/dist/ARCH/RELEASE/hotdump.ko; KDIR: kernel headers or build folder
   dkms                 what DKMS builds the module from, without Rust: target/dist/ARCH/hotdump-dkms-VERSION
   demo                 one round, told to a person
   lab [SCENARIO...]    run these scenarios; without names, list them; `all` runs all but the long ones
   lab --kernel LINE SCENARIO...
-                       the same with this kernel in every guest: 5.10, 6.1, 6.12, 7 or debug, as in
+                       the same with this kernel in every guest, as in
                        `HOTDUMP_LAB_PATIENCE=4 cargo xtask lab --kernel debug module_6_1`
   bench load           guest time of hotdump load beside that of kexec-tools
   bench events [LINE]  guest instructions of an event: the kernel's own handler, the module, a reload; on Linux LINE,
                        6.12 if not said
   test                 format, lints, docs, unit tests, all scenarios
 
+LINE is 5.10, 6.1, 6.12, 7 or debug, or 6.1-ppc64le, 6.12-ppc64le or 6.12-ppc64le-64k. With `--arch ppc64le` setup, fetch,
+build, module and demo are for PowerPC.
 demo, lab NAME, bench and test do setup, fetch and build first, and build the module for the lab's kernels.
 HOTDUMP_CACHE is where downloads are kept (~/.cache/hotdump); HOTDUMP_LAB_PATIENCE=N makes waits N times as long;
 HOTDUMP_LAB_JOBS=N runs N scenarios at a time (one per CPU); HOTDUMP_LAB_KEEP=1 keeps guests' disks.";
@@ -58,24 +59,59 @@ fn main() -> ExitCode {
 }
 
 fn run(words: &[&str]) -> Result<()> {
-    match words {
-        ["setup"] => setup::run(),
-        ["fetch"] => fetch(false),
-        ["fetch", "--refresh"] => fetch(true),
-        ["fetch", line] => fetch_line(line, false).map(drop),
-        ["fetch", line, "--refresh"] => fetch_line(line, true).map(drop),
-        ["debug-kernel"] => fetch_line(KernelLine::Debug.name(), false).map(drop),
-        ["build"] => programs::build(Arch::native()),
-        ["build", "--arch", arch] => build(Arch::of_name(arch)?),
-        ["module", kdir] => module(Arch::native(), kdir),
-        ["module", kdir, "--arch", arch] => module(Arch::of_name(arch)?, kdir),
+    let (words, arch) = take_arch(words)?;
+    let is_told = arch.is_some();
+    let arch = arch.unwrap_or(Arch::native());
+    match words.as_slice() {
+        ["setup"] => setup::run(arch),
+        ["fetch"] => fetch(arch, false),
+        ["fetch", "--refresh"] => fetch(arch, true),
+        ["build"] => {
+            setup::cross(arch)?;
+            programs::build(arch)
+        }
+        ["module", kdir] => {
+            setup::cross(arch)?;
+            setup::library_source()?;
+            println!("{}", module::build(arch, Path::new(kdir))?.display());
+            Ok(())
+        }
+        ["demo"] => demo::run(&ready(&[arch])?, arch),
+        [] | ["help" | "--help" | "-h"] => {
+            println!("{USAGE}");
+            Ok(())
+        }
+        [command, ..] if is_told => bail!("{command} takes no --arch\n{USAGE}"),
+        ["fetch", line] => fetch_line(line, false),
+        ["fetch", line, "--refresh"] => fetch_line(line, true),
+        ["debug-kernel"] => fetch_line(KernelLine::Debug.name(), false),
         ["dkms"] => {
             setup::library_source()?;
             println!("{}", module::dkms(Arch::native())?.display());
             Ok(())
         }
-        ["demo"] => demo::run(&ready()?),
-        ["lab"] => {
+        ["lab", words @ ..] => run_lab(words),
+        ["bench", "load"] => bench::load(&ready(&[Arch::native()])?),
+        ["bench", "events"] => bench::events(&ready(&[Arch::native()])?, KernelLine::V6_12),
+        ["bench", "events", line] => {
+            let line = KernelLine::of_name(line)?;
+            bench::events(&ready_for(&[line.arch()], Some(line))?, line)
+        }
+        ["test"] => tests::run(),
+        _ => bail!("what is `{}`?\n{USAGE}", words.join(" ")),
+    }
+}
+
+/// Takes `--arch ARCH` out of the words, if it is there.
+fn take_arch<'a>(words: &[&'a str]) -> Result<(Vec<&'a str>, Option<Arch>)> {
+    let Some(at) = words.iter().position(|word| *word == "--arch") else { return Ok((words.to_vec(), None)) };
+    let name = words.get(at + 1).context("--arch of what?")?;
+    Ok(([&words[..at], &words[at + 2..]].concat(), Some(Arch::of_name(name)?)))
+}
+
+fn run_lab(words: &[&str]) -> Result<()> {
+    match words {
+        [] => {
             for scenario in scenarios::all() {
                 println!("{:18} {}", scenario.name, scenario.about);
             }
@@ -85,29 +121,27 @@ fn run(words: &[&str]) -> Result<()> {
             }
             Ok(())
         }
-        ["lab", "--kernel", line, names @ ..] if !names.is_empty() => {
+        ["all"] => {
+            let all = scenarios::all();
+            lab::runner::run(&ready(&archs(&all))?, &all)
+        }
+        ["--kernel", line, names @ ..] if !names.is_empty() => {
             let wanted = find(names)?;
-            let instead = Some(fetch_line(line, false)?);
-            lab::runner::run(&Lab { instead, ..ready_for(instead)? }, &wanted)
+            let line = KernelLine::of_name(line)?;
+            let lab = ready_for(&[line.arch()], Some(line))?;
+            lab::runner::run(&Lab { instead: Some(line), ..lab }, &wanted)
         }
-        ["lab", "all"] => lab::runner::run(&ready()?, &scenarios::all()),
-        ["lab", names @ ..] => {
+        names => {
             let wanted = find(names)?;
-            lab::runner::run(&ready()?, &wanted)
+            lab::runner::run(&ready(&archs(&wanted))?, &wanted)
         }
-        ["bench", "load"] => bench::load(&ready()?),
-        ["bench", "events"] => bench::events(&ready()?, KernelLine::V6_12),
-        ["bench", "events", line] => {
-            let found = KernelLine::ALL.into_iter().find(|one| one.name() == *line);
-            bench::events(&ready()?, found.with_context(|| format!("the lab has no kernel line {line}"))?)
-        }
-        ["test"] => tests::run(),
-        [] | ["help" | "--help" | "-h"] => {
-            println!("{USAGE}");
-            Ok(())
-        }
-        _ => bail!("what is `{}`?\n{USAGE}", words.join(" ")),
     }
+}
+
+/// What architectures these scenarios' guests are of.
+fn archs(scenarios: &[Scenario]) -> Vec<Arch> {
+    let used = |arch: &Arch| scenarios.iter().any(|scenario| scenario.arch == *arch);
+    Arch::ALL.into_iter().filter(used).collect()
 }
 
 /// The scenarios of these names.
@@ -119,42 +153,36 @@ fn find(names: &[&str]) -> Result<Vec<Scenario>> {
     names.iter().map(find).collect()
 }
 
-fn build(arch: Arch) -> Result<()> {
-    setup::cross(arch)?;
-    programs::build(arch)
-}
-
-fn module(arch: Arch, kdir: &str) -> Result<()> {
-    setup::library_source()?;
-    println!("{}", module::build(arch, Path::new(kdir))?.display());
-    Ok(())
-}
-
-/// Sees that everything that guests need is there.
-fn ready() -> Result<Lab> {
-    ready_for(None)
+/// Sees that everything that guests of these architectures need is there.
+fn ready(archs: &[Arch]) -> Result<Lab> {
+    ready_for(archs, None)
 }
 
 /// Like [`ready`], also for a kernel line that is not among the usual.
-fn ready_for(line: Option<KernelLine>) -> Result<Lab> {
-    setup::run()?;
-    fetch(false)?;
-    programs::build(Arch::native())?;
-    let lines: Vec<KernelLine> = KernelLine::ALL.into_iter().chain(line).collect();
-    module::build_for_lab(&Cache::open()?, &lines)?;
+fn ready_for(archs: &[Arch], line: Option<KernelLine>) -> Result<Lab> {
+    if let Some(line) = line {
+        fetch_line(line.name(), false)?;
+    }
+    for &arch in archs {
+        setup::run(arch)?;
+        fetch(arch, false)?;
+        programs::build(arch)?;
+        let extra = line.filter(|line| line.arch() == arch && !KernelLine::usual(arch).contains(line));
+        let lines: Vec<KernelLine> = KernelLine::usual(arch).iter().copied().chain(extra).collect();
+        module::build_for_lab(&Cache::open()?, &lines)?;
+    }
     Lab::of_tree(&root())
 }
 
 /// Fetches, or builds, the kernel of one line.
-fn fetch_line(name: &str, refresh: bool) -> Result<KernelLine> {
+fn fetch_line(name: &str, refresh: bool) -> Result<()> {
     let line = KernelLine::of_name(name)?;
-    setup::run()?;
-    Cache::open()?.fetch_line(line, refresh, &|line| eprintln!("{line}"))?;
-    Ok(line)
+    setup::run(line.arch())?;
+    Cache::open()?.fetch_line(line, refresh, &|line| eprintln!("{line}"))
 }
 
-fn fetch(refresh: bool) -> Result<()> {
-    Cache::open()?.fetch(refresh, &|line| eprintln!("{line}"))
+fn fetch(arch: Arch, refresh: bool) -> Result<()> {
+    Cache::open()?.fetch(arch, refresh, &|line| eprintln!("{line}"))
 }
 
 /// The source tree's root.

@@ -127,15 +127,14 @@ pub(crate) fn build(arch: Arch, kdir: &Path) -> Result<PathBuf> {
 pub(crate) fn build_for_lab(cache: &Cache, lines: &[KernelLine]) -> Result<()> {
     let _one_at_a_time = lock()?;
     let (newest, newest_test) = (newest(&SOURCES)?, newest(&TEST_SOURCES)?);
-    let arch = Arch::native();
-    let mut core_object = None;
+    let mut cores: Vec<(Arch, PathBuf)> = Vec::new();
     for &line in lines {
-        let kernel = cache.kernel(line)?;
+        let (kernel, arch) = (cache.kernel(line)?, line.arch());
         if !is_newer(arch, &kernel, "hotdump.ko", newest) {
-            let core = match &core_object {
-                Some(core) => core,
-                None => core_object.insert(core(arch)?),
-            };
+            if !cores.iter().any(|(of, _)| *of == arch) {
+                cores.push((arch, core(arch)?));
+            }
+            let (_, core) = cores.iter().find(|(of, _)| *of == arch).context("the core was built")?;
             eprintln!("building hotdump.ko for {}", kernel.release);
             in_stage(
                 arch,

@@ -12,8 +12,7 @@ use lab::debian::{Apt, as_root, output};
 use crate::{module, programs};
 
 /// Packages from the machine's own sources.
-const PACKAGES: [&str; 9] = [
-    "ovmf",
+const PACKAGES: [&str; 8] = [
     "busybox-static",
     "kmod",
     "e2fsprogs",
@@ -27,23 +26,29 @@ const PACKAGES: [&str; 9] = [
 /// The first QEMU whose emulated CPU has SHA instructions is 8.2.
 const QEMU: (u32, u32) = (8, 2);
 
-/// Installs what is missing. Does nothing, and needs no network, where all is there.
-pub(crate) fn run() -> Result<()> {
+/// Installs what is missing to build for `arch` and to have guests of it. Does nothing, and needs no network, where all is
+/// there.
+pub(crate) fn run(arch: Arch) -> Result<()> {
     ensure!(Path::new("/etc/debian_version").exists(), "set-up knows Debian only (bookworm or later)");
-    let missing: Vec<&str> = PACKAGES.into_iter().filter(|package| !is_installed(package)).collect();
-    let qemu_is_old = qemu_version() < Some(QEMU);
-    if !missing.is_empty() || qemu_is_old {
+    let [qemu, others @ ..] = arch.guest_packages() else { bail!("no package is QEMU") };
+    install_missing(PACKAGES.iter().chain(others))?;
+    if qemu_version(arch) < Some(QEMU) {
         as_root(Command::new("apt-get").args(["-q", "update"]))?;
-    }
-    if !missing.is_empty() {
-        eprintln!("installing {}", missing.join(" "));
-        as_root(install().args(&missing))?;
-    }
-    if qemu_is_old {
-        install_qemu()?;
+        install_qemu(arch, qemu)?;
     }
     components()?;
+    cross(arch)?;
     library_source()
+}
+
+fn install_missing<'a>(packages: impl Iterator<Item = &'a &'a str>) -> Result<()> {
+    let missing: Vec<&str> = packages.copied().filter(|package| !is_installed(package)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    eprintln!("installing {}", missing.join(" "));
+    as_root(Command::new("apt-get").args(["-q", "update"]))?;
+    as_root(install().args(&missing))
 }
 
 /// Installs what it takes to build for an architecture that is not this machine's: Debian's cross compiler with a C
@@ -52,13 +57,7 @@ pub(crate) fn cross(arch: Arch) -> Result<()> {
     if arch == Arch::native() {
         return Ok(());
     }
-    let missing: Vec<&str> =
-        arch.cross_packages().iter().copied().filter(|package| !is_installed(package)).collect();
-    if !missing.is_empty() {
-        eprintln!("installing {}", missing.join(" "));
-        as_root(Command::new("apt-get").args(["-q", "update"]))?;
-        as_root(install().args(&missing))?;
-    }
+    install_missing(arch.cross_packages().iter())?;
     if programs::has_library(arch) {
         return Ok(());
     }
@@ -76,22 +75,23 @@ fn is_installed(package: &str) -> bool {
 
 /// From the machine's own sources if theirs is new enough, else from the backports of its release, which are asked for
 /// through a private configuration: the machine's own sources stay as they are.
-fn install_qemu() -> Result<()> {
-    let policy = output(Command::new("apt-cache").args(["policy", "qemu-system-x86"]))?;
+fn install_qemu(arch: Arch, package: &str) -> Result<()> {
+    let policy = output(Command::new("apt-cache").args(["policy", package]))?;
     if candidate(&policy) >= Some(QEMU) {
-        as_root(install().arg("qemu-system-x86"))?;
+        as_root(install().arg(package))?;
     } else {
         let release = fs::read_to_string("/etc/os-release")?;
         let codename = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
         let codename = codename.context("/etc/os-release has no VERSION_CODENAME")?.trim_matches('"');
         let backports = format!("{codename}-backports");
-        eprintln!("installing qemu-system-x86 from {backports}");
-        let apt = Apt::open(&Cache::open()?.dir().join("apt-backports"), &[codename, &backports])?;
+        eprintln!("installing {package} from {backports}");
+        let cache = Cache::open()?;
+        let apt = Apt::open(&cache.dir().join("apt-backports"), &[codename, &backports], Arch::native())?;
         apt.update()?;
-        as_root(apt.command("apt-get").args(INSTALL).args(["-t", &backports, "qemu-system-x86"]))?;
+        as_root(apt.command("apt-get").args(INSTALL).args(["-t", &backports, package]))?;
     }
-    let (found, (major, minor)) = (qemu_version(), QEMU);
-    ensure!(found >= Some(QEMU), "QEMU is {found:?} and {major}.{minor} or later is needed");
+    let (found, (major, minor)) = (qemu_version(arch), QEMU);
+    ensure!(found >= Some(QEMU), "{} is {found:?} and {major}.{minor} or later is needed", arch.qemu());
     Ok(())
 }
 
@@ -109,9 +109,9 @@ fn install() -> Command {
     command
 }
 
-/// QEMU's major and minor version, if there is a QEMU.
-fn qemu_version() -> Option<(u32, u32)> {
-    parse_version(&output(Command::new("qemu-system-x86_64").arg("--version")).ok()?)
+/// The major and minor version of QEMU for an architecture, if there is one.
+fn qemu_version(arch: Arch) -> Option<(u32, u32)> {
+    parse_version(&output(Command::new(arch.qemu()).arg("--version")).ok()?)
 }
 
 /// From "QEMU emulator version 10.0.2 (Debian ...)".

@@ -3,10 +3,11 @@
 use std::process::Command;
 
 use anyhow::Result;
+use lab::arch::Arch;
 use lab::{runner, scenarios};
 
 use crate::programs::{cargo, cargo_program};
-use crate::{module, ready, setup};
+use crate::{archs, module, ready, setup};
 
 /// What cargo is asked to do. The flags of rustdoc come from the environment.
 const CHECKS: [&[&str]; 4] = [
@@ -18,12 +19,13 @@ const CHECKS: [&[&str]; 4] = [
 
 /// Runs all of it and stops at the first thing that does not hold.
 pub(crate) fn run() -> Result<()> {
-    setup::run()?;
+    setup::run(Arch::native())?;
     for arguments in CHECKS {
         eprintln!("cargo {}", arguments.join(" "));
         cargo(Command::new(cargo_program()).args(arguments).env("RUSTDOCFLAGS", "-D warnings"))?;
     }
-    let lab = ready()?;
+    let all = scenarios::all();
+    let lab = ready(&archs(&all))?;
     module::build_variants(&lab.sources.cache)?;
-    runner::run(&lab, &scenarios::all())
+    runner::run(&lab, &all)
 }

@@ -1,6 +1,14 @@
 //! What differs between the architectures: names, packages, the virtual machine, what a dump's notes look like. Each has
 //! a file of its own with the same things in it.
 
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use object::elf::Machine;
+
+use crate::machine::Hardware;
+
 mod ppc64;
 mod x86_64;
 
@@ -19,6 +27,23 @@ struct Facts {
     rust_target: &'static str,
     linker: &'static str,
     cross_packages: &'static [&'static str],
+    guest_packages: &'static [&'static str],
+    qemu: &'static str,
+    user_emulator: &'static str,
+    debian: &'static str,
+    image: &'static str,
+    dynamic_linker: &'static str,
+    libraries: &'static str,
+    console: &'static str,
+    capture_cmdline: &'static str,
+    crashkernel: &'static str,
+    block: u64,
+    memory: u64,
+    cpu_place: &'static str,
+    machine: fn(&Hardware, &mut Command),
+    elf_machine: Machine,
+    /// Places in the general registers of NT_PRSTATUS: instruction pointer, stack pointer.
+    registers: (usize, usize),
 }
 
 impl Arch {
@@ -33,10 +58,10 @@ impl Arch {
     }
 
     /// The architecture of this [name](Arch::name).
-    pub fn of_name(name: &str) -> anyhow::Result<Arch> {
+    pub fn of_name(name: &str) -> Result<Arch> {
         let known = Arch::ALL.map(Arch::name).join(", ");
         let found = Arch::ALL.into_iter().find(|arch| arch.name() == name);
-        anyhow::Context::with_context(found, || format!("architecture {name} is not supported: {known} are"))
+        found.with_context(|| format!("architecture {name} is not supported: {known} are"))
     }
 
     /// The architecture of this machine.
@@ -62,6 +87,96 @@ impl Arch {
     /// Debian's packages that it takes to build for it on another machine.
     pub const fn cross_packages(self) -> &'static [&'static str] {
         self.facts().cross_packages
+    }
+
+    /// Debian's packages that it takes to have guests of it, QEMU first.
+    pub const fn guest_packages(self) -> &'static [&'static str] {
+        self.facts().guest_packages
+    }
+
+    /// QEMU's program for it.
+    pub const fn qemu(self) -> &'static str {
+        self.facts().qemu
+    }
+
+    /// Debian's name for it.
+    pub const fn debian(self) -> &'static str {
+        self.facts().debian
+    }
+
+    /// How the names of its kernel images begin.
+    pub const fn image(self) -> &'static str {
+        self.facts().image
+    }
+
+    /// Where the dynamic linker is, in Debian's packages and in a guest.
+    pub const fn dynamic_linker(self) -> &'static str {
+        self.facts().dynamic_linker
+    }
+
+    /// Where the libraries are, in Debian's packages and in a guest.
+    pub const fn libraries(self) -> &'static str {
+        self.facts().libraries
+    }
+
+    /// What the names of Debian's cross compilers for it end in.
+    pub fn compiler_suffix(self) -> &'static str {
+        self.facts().linker.trim_end_matches("-gcc")
+    }
+
+    /// The kernel's console at the first serial port.
+    pub const fn console(self) -> &'static str {
+        self.facts().console
+    }
+
+    /// What stock tools' users put on a capture kernel's command line.
+    pub const fn capture_cmdline(self) -> &'static str {
+        self.facts().capture_cmdline
+    }
+
+    /// A value of `crashkernel=` that is enough.
+    pub const fn crashkernel(self) -> &'static str {
+        self.facts().crashkernel
+    }
+
+    /// Bytes in a block of memory, the least that can be added.
+    pub const fn block(self) -> u64 {
+        self.facts().block
+    }
+
+    /// Bytes of memory that a machine has at boot.
+    pub const fn memory(self) -> u64 {
+        self.facts().memory
+    }
+
+    /// What QEMU counts the places for CPUs by.
+    pub const fn cpu_place(self) -> &'static str {
+        self.facts().cpu_place
+    }
+
+    /// The machine of its ELF files.
+    pub const fn elf_machine(self) -> Machine {
+        self.facts().elf_machine
+    }
+
+    /// Puts into QEMU's command line what machine and processor are.
+    pub(crate) fn machine(self, hardware: &Hardware, command: &mut Command) {
+        (self.facts().machine)(hardware, command);
+    }
+
+    /// Places of instruction pointer and stack pointer in the general registers of NT_PRSTATUS, counted in registers.
+    pub(crate) const fn registers(self) -> (usize, usize) {
+        self.facts().registers
+    }
+
+    /// A command that runs one of its programs on this machine.
+    pub fn command(self, program: &Path) -> Command {
+        if self == Arch::native() {
+            return Command::new(program);
+        }
+        let mut command = Command::new(self.facts().user_emulator);
+        command.arg(program);
+        command
     }
 }
 

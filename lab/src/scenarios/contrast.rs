@@ -30,7 +30,7 @@ const SAMPLE: u64 = 64 * MIB;
 /// Boots a guest with a capture initramfs, both modules at hand and a memory block more than at boot, which is offline.
 /// Gives the line of shell by which the block comes online.
 fn boot(lab: &Lab, name: &str, line: KernelLine) -> Result<(Guest, String)> {
-    let panic_at = lab.test_module(&lab.sources.cache.kernel(line)?.release, "panic_at")?;
+    let panic_at = lab.test_module(&lab.kernel(line)?, "panic_at")?;
     let mut guest = plan(lab, name, line)?.file(PANIC_AT, 0o644, &panic_at).boot()?;
     guest.make_initramfs()?;
     guest.add_memory(BLOCK)?;

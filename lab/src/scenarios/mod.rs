@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 
+use crate::arch::Arch;
 use crate::lab::Lab;
 
 mod contrast;
@@ -9,6 +10,7 @@ mod flips;
 mod misuse;
 mod module;
 mod personality;
+mod powerpc;
 mod refusals;
 mod rounds;
 mod sleep;
@@ -22,6 +24,8 @@ pub struct Scenario {
     pub name: &'static str,
     /// What it shows.
     pub about: &'static str,
+    /// The architecture of its guests.
+    pub arch: Arch,
     /// Lets it happen; takes the lab and the scenario's name.
     pub run: fn(&Lab, &str) -> Result<()>,
 }
@@ -31,6 +35,7 @@ pub fn all() -> Vec<Scenario> {
     [
         stores::ALL,
         module::ALL,
+        powerpc::ALL,
         contrast::ALL,
         misuse::ALL,
         storm::ALL,
@@ -45,7 +50,7 @@ pub fn all() -> Vec<Scenario> {
 
 /// Those that take longer, to be asked for by name.
 pub fn long() -> Vec<Scenario> {
-    [module::LONG, stores::LONG, contrast::LONG, storm::LONG, sleep::LONG].concat()
+    [module::LONG, powerpc::LONG, stores::LONG, contrast::LONG, storm::LONG, sleep::LONG].concat()
 }
 
 /// The scenario of this name.
@@ -54,16 +59,22 @@ pub fn find(name: &str) -> Option<Scenario> {
 }
 
 /// Makes the table `ALL` of a module: each function that is a story, and what it shows. Those behind `; long:` take too long
-/// for every day: they are in the table `LONG`.
+/// for every day: they are in the table `LONG`. Guests are PCs if `on ARCH;` in front does not say what they are.
 macro_rules! scenarios {
-    ($($name:ident: $about:literal,)*) => {
-        pub(super) const ALL: &[super::Scenario] =
-            &[$(super::Scenario { name: stringify!($name), about: $about, run: $name },)*];
+    ($($name:ident: $about:literal,)* $(; long: $($long:ident: $long_about:literal,)*)?) => {
+        scenarios! { on X86_64; $($name: $about,)* $(; long: $($long: $long_about,)*)? }
     };
-    ($($name:ident: $about:literal,)* ; long: $($long:ident: $long_about:literal,)*) => {
-        scenarios! { $($name: $about,)* }
-        pub(super) const LONG: &[super::Scenario] =
-            &[$(super::Scenario { name: stringify!($long), about: $long_about, run: $long },)*];
+    (on $arch:ident; $($name:ident: $about:literal,)* $(; long: $($long:ident: $long_about:literal,)*)?) => {
+        pub(super) const ALL: &[super::Scenario] = &[$(scenarios!(@ $arch, $name, $about),)*];
+        $(pub(super) const LONG: &[super::Scenario] = &[$(scenarios!(@ $arch, $long, $long_about),)*];)?
+    };
+    (@ $arch:ident, $name:ident, $about:literal) => {
+        super::Scenario {
+            name: stringify!($name),
+            about: $about,
+            arch: crate::arch::Arch::$arch,
+            run: $name,
+        }
     };
 }
 use scenarios;

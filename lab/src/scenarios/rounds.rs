@@ -28,9 +28,15 @@ const OLD_MEMORY: u64 = 160 * MIB;
 
 /// kexec-tools loads, a shell script captures.
 fn control(lab: &Lab, name: &str) -> Result<()> {
-    let mut guest = lab.guest(name, V6_12)?.busybox_capture().boot()?;
-    let append = "console=ttyS0 panic=-1 nr_cpus=1 reset_devices irqpoll acpi_no_memhotplug";
-    let line = format!("kexec -p /boot/vmlinuz-* --initrd={BUSYBOX_CAPTURE} --hotplug --append='{append}'");
+    control_on(lab, name, V6_12)
+}
+
+/// The same on a kernel that has a handler of its own.
+pub(super) fn control_on(lab: &Lab, name: &str, kernel: KernelLine) -> Result<()> {
+    let mut guest = lab.guest(name, kernel)?.busybox_capture().boot()?;
+    let append = kernel.arch().capture_cmdline();
+    let image = guest.kernel.image_name();
+    let line = format!("kexec -p /boot/{image} --initrd={BUSYBOX_CAPTURE} --hotplug --append='{append}'");
     guest.shell(&line)?.ok()?;
     guest.add_memory(DIMM)?;
     guest.add_cpu()?;
@@ -39,45 +45,56 @@ fn control(lab: &Lab, name: &str) -> Result<()> {
 }
 
 /// The main job: load, add memory and a CPU, panic, capture, check.
-struct Round {
-    kernel: KernelLine,
-    by: By,
-    dimms: u64,
+pub(super) struct Round {
+    pub(super) kernel: KernelLine,
+    pub(super) by: By,
+    pub(super) dimms: u64,
+    /// Take the first of them out again.
+    pub(super) remove: bool,
     /// Panic on the new CPU instead of the first.
-    on_new_cpu: bool,
+    pub(super) on_new_cpu: bool,
 }
 
 impl Round {
-    fn run(self, lab: &Lab, name: &str) -> Result<()> {
-        let mut guest = lab.guest(name, self.kernel)?.boot()?;
+    pub(super) fn run(self, lab: &Lab, name: &str) -> Result<()> {
+        let mut plan = lab.guest(name, self.kernel)?;
+        if self.remove {
+            plan = plan.cmdline("memhp_default_state=online_movable");
+        }
+        let mut guest = plan.boot()?;
         guest.make_initramfs()?;
         guest.load(self.by, if self.by == By::Load { &["--hotplug"] } else { &[] })?;
-        for _ in 0..self.dimms {
-            guest.add_memory(DIMM)?;
-        }
+        let dimms = (0..self.dimms).map(|_| guest.add_memory(DIMM)).collect::<Result<Vec<_>>>()?;
         let new_cpu = guest.add_cpu()?;
+        guest.verify_says_complete()?;
+        let removed = match dimms.first().filter(|_| self.remove) {
+            Some(first) => guest.remove_memory(first, DIMM)?,
+            None => Vec::new(),
+        };
         guest.verify_says_complete()?;
         guest.fill_at_most(self.dimms * DIMM + OLD_MEMORY)?;
         let crashed = guest.crash(if self.on_new_cpu { new_cpu } else { 0 })?;
-        crashed.complete()?;
+        let (core, findings) = crashed.compare()?;
+        crashed.is_complete(&core, &findings)?;
+        core.lacks(&removed)?;
         crashed.saved_by_hotdump()
     }
 }
 
 fn load_6_12(lab: &Lab, name: &str) -> Result<()> {
-    Round { kernel: V6_12, by: By::Load, dimms: 2, on_new_cpu: true }.run(lab, name)
+    Round { kernel: V6_12, by: By::Load, dimms: 2, remove: false, on_new_cpu: true }.run(lab, name)
 }
 
 fn file_6_12(lab: &Lab, name: &str) -> Result<()> {
-    Round { kernel: V6_12, by: By::FileLoad, dimms: 1, on_new_cpu: false }.run(lab, name)
+    Round { kernel: V6_12, by: By::FileLoad, dimms: 1, remove: false, on_new_cpu: false }.run(lab, name)
 }
 
 fn load_7(lab: &Lab, name: &str) -> Result<()> {
-    Round { kernel: V7, by: By::Load, dimms: 1, on_new_cpu: false }.run(lab, name)
+    Round { kernel: V7, by: By::Load, dimms: 1, remove: false, on_new_cpu: false }.run(lab, name)
 }
 
 fn file_7(lab: &Lab, name: &str) -> Result<()> {
-    Round { kernel: V7, by: By::FileLoad, dimms: 1, on_new_cpu: true }.run(lab, name)
+    Round { kernel: V7, by: By::FileLoad, dimms: 1, remove: false, on_new_cpu: true }.run(lab, name)
 }
 
 fn uefi(lab: &Lab, name: &str) -> Result<()> {

@@ -297,7 +297,7 @@ impl Weather {
             return Ok(None);
         }
         let name = self.new_name("cpu");
-        self.guest.qmp.add_cpu(&name)?;
+        self.guest.qmp.add_cpu(&name, self.guest.kernel.line.arch().cpu_place())?;
         Ok(Some(String::new()))
     }
 

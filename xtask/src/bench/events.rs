@@ -76,8 +76,7 @@ pub(crate) fn events(lab: &Lab, line: KernelLine) -> Result<()> {
     let name = format!("bench-events-{}", line.name());
     let kernel = lab.sources.cache.kernel(line)?;
     let plan = lab.guest(&name, line)?.busybox_capture().counted_time();
-    let plan =
-        plan.file(MODULE, 0o644, &lab.module(&kernel.release)?).cmdline("memhp_default_state=online_movable");
+    let plan = plan.file(MODULE, 0o644, &lab.module(&kernel)?).cmdline("memhp_default_state=online_movable");
     let mut guest = plan.boot()?;
     guest.add_memory(EVENTS * BLOCK)?;
     let reload = reload_by_kexec_tools(&mut guest, "reload: kexec-tools by udev", "")?;
