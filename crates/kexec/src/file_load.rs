@@ -122,12 +122,12 @@ fn read_start(file: BorrowedFd<'_>, what: &'static str) -> Result<(Vec<u8>, u64)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arch::sample_kernel;
+    use crate::arch::{SAMPLE_MACHINES, sample_kernel};
     use std::fs;
     use std::os::fd::AsFd;
 
     fn machine() -> Host {
-        Host::at(concat!(env!("CARGO_MANIFEST_DIR"), "/../host/tests/fixtures/debian-6.1"))
+        Host::at(format!("{}/../host/tests/fixtures/{}", env!("CARGO_MANIFEST_DIR"), SAMPLE_MACHINES[0]))
     }
 
     /// What the checks say of a kernel and an initrd of these sizes and this command line.
@@ -145,20 +145,20 @@ mod tests {
     #[test]
     fn good_files_pass() {
         let kernel = sample_kernel(3 * START);
-        assert_eq!(check(&kernel, 4096, "a", Target::Crash).unwrap(), 0x37e_f000 + 4096);
-        assert_eq!(check(&kernel, 300 << 20, "a", Target::Normal).unwrap(), 0x37e_f000 + (300 << 20));
+        let size = arch::Image::parse(&kernel).unwrap().memory_size();
+        assert_eq!(check(&kernel, 4096, "a", Target::Crash).unwrap(), size + 4096);
+        assert_eq!(check(&kernel, 600 << 20, "a", Target::Normal).unwrap(), size + (600 << 20));
     }
 
     #[test]
     fn what_the_kernel_would_refuse_is_found() {
         let kernel = sample_kernel(3 * START);
         let text = |answer: Result<u64, PlanError>| answer.unwrap_err().to_string();
-        assert!(
-            text(check(b"#!/bin/sh", 1, "", Target::Crash)).contains("not a bzImage: the file is a script")
-        );
+        let script = format!("not a {}: the file is a script", arch::KERNEL_FILE.0);
+        assert!(text(check(b"#!/bin/sh", 1, "", Target::Crash)).contains(&script));
         assert!(text(check(&kernel[..2 * START], 1, "", Target::Crash)).contains("truncated"));
         assert_eq!(text(check(&kernel, 0, "", Target::Crash)), "the initrd is empty");
-        assert!(text(check(&kernel, 300 << 20, "", Target::Crash)).contains("no room for initrd"));
+        assert!(text(check(&kernel, 600 << 20, "", Target::Crash)).contains("no room for initrd"));
         let long = "x".repeat(2030);
         assert!(
             text(check(&kernel, 1, &long, Target::Crash))

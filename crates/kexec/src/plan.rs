@@ -597,7 +597,7 @@ impl fmt::Display for Description<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arch::sample_kernel;
+    use crate::arch::{SAMPLE_ENTRY, SAMPLE_MACHINES as MACHINES, sample_kernel};
     use elfcorehdr::Header;
     use proptest::prelude::*;
 
@@ -605,8 +605,6 @@ mod tests {
     fn machine(name: &str) -> Host {
         Host::at(format!("{}/../host/tests/fixtures/{name}", env!("CARGO_MANIFEST_DIR")))
     }
-
-    const MACHINES: [&str; 4] = ["debian-6.1", "debian-6.12-hotplug", "debian-6.12-uefi", "debian-7.2-high"];
 
     fn request<'a>(kernel: &'a [u8], initrd: Option<&'a [u8]>) -> CrashRequest<'a> {
         CrashRequest {
@@ -629,15 +627,18 @@ mod tests {
         assert!(plan.segments.len() <= 16, "KEXEC_SEGMENT_MAX");
         for (index, segment) in plan.segments.iter().enumerate() {
             assert!(facts.reservation.contains_range(segment.place), "{segment:?}");
-            assert!(segment.place.start().is_aligned(4096) && segment.place.end().is_aligned(4096));
+            let pages = [segment.place.start(), segment.place.end()];
+            assert!(pages.iter().all(|end| end.is_aligned(arch::SEGMENT_ALIGN)));
+            let firmware = machine(MACHINES[0]).firmware_memory().unwrap();
+            assert!(firmware.iter().all(|taken| !taken.overlaps(segment.place)), "{segment:?}");
             assert!(segment.data.len() as u64 <= segment.place.len());
             assert!(plan.segments[..index].iter().all(|other| !other.place.overlaps(segment.place)));
             let magic = segment.data.starts_with(b"\x7fELF");
             assert_eq!(magic, segment.kind == SegmentKind::Elfcorehdr, "how the kernel finds the header");
         }
-        for hidden in [SegmentKind::Elfcorehdr, SegmentKind::AbsentNotes] {
-            let hidden = segment(plan, hidden).place;
-            assert!(facts.capture_memory.iter().all(|range| !range.overlaps(hidden)));
+        let kinds = [SegmentKind::Elfcorehdr, SegmentKind::AbsentNotes, SegmentKind::Backup];
+        for hidden in plan.segments.iter().filter(|segment| kinds.contains(&segment.kind)) {
+            assert!(facts.capture_memory.iter().all(|range| !range.overlaps(hidden.place)));
         }
     }
 
@@ -653,7 +654,7 @@ mod tests {
             assert_eq!(
                 header.loads().count(),
                 1 + plan.facts().memory.len(),
-                "{name}: the kernel's text and all memory"
+                "{name}: the kernel's text or low memory, and all memory"
             );
             assert!(plan.warnings().is_empty(), "{name}: {:?}", plan.warnings());
         }
@@ -663,12 +664,13 @@ mod tests {
     fn the_same_request_gets_the_same_places() {
         let kernel = sample_kernel(5000);
         let places = || {
-            let plan = plan_image(&machine("debian-6.1"), &request(&kernel, Some(&kernel))).unwrap();
+            let plan = plan_image(&machine(MACHINES[0]), &request(&kernel, Some(&kernel))).unwrap();
             plan.segments.iter().map(|segment| (segment.kind, segment.place)).collect::<Vec<_>>()
         };
         assert_eq!(places(), places());
     }
 
+    #[cfg(target_arch = "x86_64")]
     #[test]
     fn the_capture_kernel_gets_both_reservations() {
         let kernel = sample_kernel(5000);
@@ -681,7 +683,7 @@ mod tests {
     #[test]
     fn purgatory_is_told_what_to_check() {
         let (kernel, initrd) = (sample_kernel(5000), vec![1; 10_000]);
-        let host = machine("debian-6.12-hotplug");
+        let host = machine(MACHINES[1]);
         for keeper in [Keeper::Nobody, Keeper::Kernel, Keeper::Module] {
             let plan =
                 plan_image(&host, &CrashRequest { keeper, ..request(&kernel, Some(&initrd)) }).unwrap();
@@ -689,13 +691,15 @@ mod tests {
             let at = (plan.facts().purgatory_params.0 - program.place.start().0) as usize;
             let params = Params::parse(program.data[at..].first_chunk().unwrap()).unwrap();
             assert_eq!(params.identity, plan.identity());
-            assert_eq!(params.entry, segment(&plan, SegmentKind::Kernel).place.start().0 + 0x200);
+            assert_eq!(params.entry, segment(&plan, SegmentKind::Kernel).place.start().0 + SAMPLE_ENTRY);
             assert_eq!(params.boot_params, segment(&plan, SegmentKind::BootData).place.start().0);
-            assert_eq!(params.serial_port, 0x3f8);
+            assert_eq!(params.serial_port, if cfg!(target_arch = "x86_64") { 0x3f8 } else { 0 });
             let mut names: Vec<&str> = params.regions().iter().map(|region| region.name()).collect();
             names.sort_unstable();
             let header: &[&str] = if keeper == Keeper::Nobody { &["elfcorehdr"] } else { &[] };
-            assert_eq!(names, [&["boot data"], header, &["initrd", "kernel"]].concat());
+            let kept = keeper != Keeper::Nobody && arch::BOOT_DATA_FOLLOWS_CPUS;
+            let boot: &[&str] = if kept { &[] } else { &["boot data"] };
+            assert_eq!(names, [boot, header, &["initrd", "kernel"]].concat());
             for region in params.regions() {
                 let segment =
                     plan.segments.iter().find(|segment| segment.place.start().0 == region.start).unwrap();
@@ -711,25 +715,63 @@ mod tests {
         let with = |name| {
             plan_image(&machine(name), &CrashRequest { keeper: Keeper::Kernel, ..request(&kernel, None) })
         };
-        let host = machine("debian-6.12-hotplug");
+        let host = machine(MACHINES[1]);
         let reported = host.kexec().unwrap().elfcorehdr_size.unwrap();
-        let plan = with("debian-6.12-hotplug").unwrap();
+        let plan = with(MACHINES[1]).unwrap();
         assert!(plan.elfcorehdr().len() >= reported + 64);
         check_rules(&plan);
-        let error = with("debian-6.1").unwrap_err();
+        let error = with(MACHINES[0]).unwrap_err();
         assert!(matches!(error, PlanError::Refused(Refusal::NoCrashHotplug)), "{error}");
         assert!(error.to_string().contains("the kernel needs CONFIG_CRASH_HOTPLUG"), "scripts look for it");
     }
 
+    /// What purgatory copies aside is in the header, and module and purgatory are told of the same two trees.
+    #[cfg(target_arch = "powerpc64")]
+    #[test]
+    fn low_memory_and_trees_have_their_places() {
+        let kernel = sample_kernel(5000);
+        for keeper in [Keeper::Nobody, Keeper::Kernel, Keeper::Module] {
+            let request = CrashRequest { keeper, ..request(&kernel, None) };
+            let plan = plan_image(&machine(MACHINES[1]), &request).unwrap();
+            check_rules(&plan);
+            let facts = plan.facts();
+            let program = segment(&plan, SegmentKind::Purgatory);
+            let at = (facts.purgatory_params.0 - program.place.start().0) as usize;
+            let params = Params::parse(program.data[at..].first_chunk().unwrap()).unwrap();
+            let backup = segment(&plan, SegmentKind::Backup).place;
+            assert_eq!((params.backup, backup.len()), (backup.start().0, purgatory::BACKUP_SIZE));
+            let header = Header::parse(&segment(&plan, SegmentKind::Elfcorehdr).data).unwrap();
+            let first = header.loads().next().unwrap();
+            assert_eq!(
+                (first.paddr.0, first.vaddr, first.offset),
+                (0, 0xc000_0000_0000_0000, backup.start())
+            );
+            let tree = segment(&plan, SegmentKind::BootData);
+            assert_eq!(tree.data[..4], [0xd0, 0x0d, 0xfe, 0xed], "how the kernel finds the tree");
+            assert_eq!(params.slot(params.boot_params).unwrap().start, tree.place.start().0);
+            let rtas = purgatory::Rtas {
+                entry: 0x2fff_f000,
+                base: 0x2fff_f000,
+                system_reboot: params.rtas.system_reboot,
+            };
+            assert_eq!(params.rtas, rtas);
+            let spare = plan.segments.iter().find(|segment| segment.kind == SegmentKind::SpareBootData);
+            assert_eq!(spare.is_some(), keeper == Keeper::Module);
+            assert_eq!(facts.trees, spare.map(|spare| [tree.place, spare.place]));
+            assert_eq!(params.slots[1].start, spare.map_or(0, |spare| spare.place.start().0));
+            assert_eq!(facts.tree_at().0 % 8, 0);
+        }
+    }
+
     #[test]
     fn what_does_not_fit_is_said() {
-        let (kernel, initrd) = (sample_kernel(5000), vec![0; 280 << 20]);
+        let (kernel, initrd) = (sample_kernel(5000), vec![0; 600 << 20]);
         let error =
-            plan_image(&machine("debian-6.1"), &request(&kernel, Some(&initrd))).unwrap_err().to_string();
-        assert!(error.contains("too small: no room for initrd (280 MiB)"), "{error}");
+            plan_image(&machine(MACHINES[0]), &request(&kernel, Some(&initrd))).unwrap_err().to_string();
+        assert!(error.contains("too small: no room for initrd (600 MiB)"), "{error}");
         let long = "x".repeat(2100);
         let error =
-            plan_image(&machine("debian-6.1"), &CrashRequest { cmdline: &long, ..request(&kernel, None) });
+            plan_image(&machine(MACHINES[0]), &CrashRequest { cmdline: &long, ..request(&kernel, None) });
         assert!(matches!(error, Err(PlanError::CmdlineTooLong { length: 2122, limit: 2047 })), "{error:?}");
     }
 

@@ -25,9 +25,9 @@ use ppc64 as native;
 #[cfg(target_arch = "x86_64")]
 use x86_64 as native;
 
-#[cfg(test)]
-pub(crate) use native::sample_kernel;
 pub(crate) use native::{
     BOOT_DATA_FOLLOWS_CPUS, BootData, CMDLINE_DEFAULTS, CRASH_NOTES_SIZE, HOTPLUG_FLAGS, Image,
     KEEPS_LOW_MEMORY, KERNEL_FILE, MACHINE, SEGMENT_ALIGN, control_pages,
 };
+#[cfg(test)]
+pub(crate) use native::{SAMPLE_ENTRY, SAMPLE_MACHINES, sample_kernel};

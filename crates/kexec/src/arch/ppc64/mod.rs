@@ -44,3 +44,10 @@ pub(crate) const CMDLINE_DEFAULTS: &[&str] = &["maxcpus=1", "reset_devices", "ir
 /// What a kernel file should be, and what distributions call it.
 pub(crate) const KERNEL_FILE: (&str, &str) =
     ("vmlinux", "/boot/vmlinux-<release> or /boot/vmlinuz-<release>");
+
+/// Machines that were recorded for the tests of crate `host`; the second has a kernel that keeps images current.
+#[cfg(test)]
+pub(crate) const SAMPLE_MACHINES: &[&str] = &["debian-6.1-ppc64", "debian-6.12-ppc64"];
+/// Where [`sample_kernel`] is entered, from its start.
+#[cfg(test)]
+pub(crate) const SAMPLE_ENTRY: u64 = 0;

@@ -49,5 +49,13 @@ pub(crate) const MACHINE: elfcorehdr::Machine = elfcorehdr::Machine::X86_64;
 /// Bytes of a CPU's notes where no CPU says: two note headers with the name "CORE", and struct elf_prstatus (336 bytes).
 pub(crate) const CRASH_NOTES_SIZE: u64 = 2 * (12 + 8) + 336;
 
+/// Machines that were recorded for the tests of crate `host`; the second has a kernel that keeps images current.
+#[cfg(test)]
+pub(crate) const SAMPLE_MACHINES: &[&str] =
+    &["debian-6.1", "debian-6.12-hotplug", "debian-6.12-uefi", "debian-7.2-high"];
+/// Where [`sample_kernel`] is entered, from its start.
+#[cfg(test)]
+pub(crate) const SAMPLE_ENTRY: u64 = 0x200;
+
 const MIB: u64 = 1 << 20;
 const FOUR_GIB: u64 = 1 << 32;
