@@ -48,6 +48,9 @@ pub struct Overrides<'a> {
 /// | `noirqdistrib` (PowerPC) | interrupts go to the one CPU |
 pub const DEFAULTS: &[&str] = crate::arch::CMDLINE_DEFAULTS;
 
+/// Two ways to say how many CPUs there shall be.
+const CPUS: [&str; 2] = ["nr_cpus", "maxcpus"];
+
 /// Parameters of the running kernel that must not reach a capture kernel, with the reason.
 pub const REMOVED: [(&str, &str); 26] = [
     ("BOOT_IMAGE", "names the kernel that the boot loader started, not this one"),
@@ -100,7 +103,10 @@ pub fn crash_cmdline(source: Source<'_>, overrides: &Overrides<'_>) -> Result<St
     let (more, more_init) = halves(&appended);
     parts.extend(more);
     if !overrides.no_defaults {
-        let missing = |default: &&str| !parts.iter().any(|word| same(name(word), name(default)));
+        let said = |word: &str, default: &str| {
+            same(word, default) || [word, default].iter().all(|name| CPUS.contains(name))
+        };
+        let missing = |default: &&str| !parts.iter().any(|word| said(name(word), name(default)));
         let defaults: Vec<&str> = DEFAULTS.iter().copied().filter(missing).collect();
         parts.extend(defaults);
     }
@@ -160,33 +166,34 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const ADDED: &str = "nr_cpus=1 reset_devices irqpoll acpi_no_memhotplug";
-
     #[test]
     fn lines_come_out_as_they_should() {
         use Source::{Given, Running};
         let none = Overrides::default();
+        // How many CPUs comes first.
+        let (added, others) = (DEFAULTS.join(" "), DEFAULTS[1..].join(" "));
         let cases: &[(Source<'_>, Overrides<'_>, &str)] = &[
-            (Given(""), none.clone(), ADDED),
-            (Given("console=ttyS0"), none.clone(), &format!("console=ttyS0 {ADDED}")),
+            (Given(""), none.clone(), &added),
+            (Given("console=ttyS0"), none.clone(), &format!("console=ttyS0 {added}")),
             // The user's line is the user's, crashkernel= included.
-            (Given("crashkernel=1G"), none.clone(), &format!("crashkernel=1G {ADDED}")),
+            (Given("crashkernel=1G"), none.clone(), &format!("crashkernel=1G {added}")),
             (
                 Running("BOOT_IMAGE=/vmlinuz root=UUID=1 ro crashkernel=256M,high crashkernel=72M,low quiet"),
                 none.clone(),
-                &format!("root=UUID=1 ro quiet {ADDED}"),
+                &format!("root=UUID=1 ro quiet {added}"),
             ),
-            (Running("hugepagesz=1G hugepages=16 mem=4G x"), none.clone(), &format!("x {ADDED}")),
+            (Running("hugepagesz=1G hugepages=16 mem=4G x"), none.clone(), &format!("x {added}")),
             // Only whole names: memtest is not mem, cma_x is not cma.
-            (Running("memtest=1 hugepages_x"), none.clone(), &format!("memtest=1 hugepages_x {ADDED}")),
+            (Running("memtest=1 hugepages_x"), none.clone(), &format!("memtest=1 hugepages_x {added}")),
             // - and _ are the same to the kernel.
-            (Running("log-buf-len=16M a"), none.clone(), &format!("a {ADDED}")),
+            (Running("log-buf-len=16M a"), none.clone(), &format!("a {added}")),
             // What the user says of a default counts.
-            (Given("nr_cpus=4"), none.clone(), "nr_cpus=4 reset_devices irqpoll acpi_no_memhotplug"),
+            (Given("nr_cpus=4"), none.clone(), &format!("nr_cpus=4 {others}")),
+            (Given("maxcpus=4"), none.clone(), &format!("maxcpus=4 {others}")),
             (
                 Running("nr_cpus=64 a"),
                 Overrides { append: Some("nr_cpus=2"), ..none.clone() },
-                "a nr_cpus=2 reset_devices irqpoll acpi_no_memhotplug",
+                &format!("a nr_cpus=2 {others}"),
             ),
             (Given("a b"), Overrides { no_defaults: true, ..none.clone() }, "a b"),
             (
@@ -201,7 +208,7 @@ mod tests {
                 "a=\"x crashkernel=1\" b",
             ),
             // Nothing is added behind --, and nothing removed there.
-            (Running("a -- single mem=1"), none.clone(), &format!("a {ADDED} -- single mem=1")),
+            (Running("a -- single mem=1"), none.clone(), &format!("a {added} -- single mem=1")),
             (
                 Given("a -- s"),
                 Overrides { append: Some("b -- t"), no_defaults: true, ..none.clone() },

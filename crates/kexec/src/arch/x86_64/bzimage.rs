@@ -296,7 +296,7 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         let cases: &[(Vec<u8>, &str)] = &[
-            (changed(field::HEADER, b"HdrX"), "not a bzImage"),
+            (changed(field::HEADER, b"HdrX"), "its first bytes are those of no kernel"),
             (changed(field::VERSION, &[0x0b, 0x02]), "boot protocol 2.11 is too old"),
             (changed(field::BOOT_FLAG, &[0, 0]), "boot_flag is 0x0"),
             (changed(field::LOADFLAGS, &[0]), "loadflags is 0x0"),
