@@ -101,8 +101,13 @@ pub(crate) enum LogFailure {
     Write(#[from] io::Error),
 }
 
-/// The memory that this kernel runs in.
+/// The memory that this kernel runs in, where that is to be seen and can be wrong: on x86_64 a DIMM of the crashed kernel may
+/// come back through ACPI. A ppc64 kernel knows of all memory up to its own and keeps out of what its device tree reserves,
+/// but lists all of it as its RAM.
 fn own_memory() -> RangeVec {
+    if !cfg!(target_arch = "x86_64") {
+        return RangeVec::default();
+    }
     Host::live().iomem().map(|iomem| iomem.ram()).unwrap_or_default()
 }
 

@@ -8,9 +8,15 @@ use object::elf::{FileHeader64, PT_DYNAMIC, PT_INTERP};
 use object::read::elf::{Dyn as _, FileHeader as _, ProgramHeader as _};
 use object::{LittleEndian as LE, StringTable, elf};
 
-/// Where glibc's loader looks without its cache, which a small initramfs has not.
-const LIBRARY_DIRS: [&str; 6] =
-    ["/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", "/lib64", "/usr/lib64", "/lib", "/usr/lib"];
+/// Where glibc's loader looks without its cache, which a small initramfs has not; the first two are Debian's.
+const LIBRARY_DIRS: [&str; 6] = {
+    let [lib, usr_lib] = if cfg!(target_arch = "powerpc64") {
+        ["/lib/powerpc64le-linux-gnu", "/usr/lib/powerpc64le-linux-gnu"]
+    } else {
+        ["/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu"]
+    };
+    [lib, usr_lib, "/lib64", "/usr/lib64", "/lib", "/usr/lib"]
+};
 
 /// What a program asks of the system before it runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
