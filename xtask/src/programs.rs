@@ -69,8 +69,10 @@ impl Toolchain {
         let name = arch.rust_target().replace('-', "_").to_uppercase();
         command.env(format!("CARGO_TARGET_{name}_LINKER"), arch.linker());
         if let Toolchain::FromSource(rustc) = self {
-            // A stable compiler builds the library this way, too.
-            command.env("RUSTC", rustc).env("RUSTC_BOOTSTRAP", "1").arg("-Zbuild-std=std,panic_abort");
+            // A stable compiler builds the library this way, too. By the variable and not by -Zbuild-std: a cargo started
+            // by a build script (purgatory's) has to know.
+            command.env("RUSTC", rustc).env("RUSTC_BOOTSTRAP", "1");
+            command.env("CARGO_UNSTABLE_BUILD_STD", "std,panic_abort");
         }
     }
 }
