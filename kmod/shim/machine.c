@@ -2,7 +2,9 @@
 /*
  * The machine as the kernel knows it: memory, CPUs; memory and time for the core.
  */
+#include <linux/cpu.h>
 #include <linux/cpumask.h>
+#include <linux/device.h>
 #include <linux/io.h>
 #include <linux/ioport.h>
 #include <linux/kprobes.h>
@@ -14,6 +16,8 @@
 #include <linux/sched.h>
 #include <linux/slab.h>
 #include <linux/spinlock.h>
+#include <linux/string.h>
+#include <linux/sysfs.h>
 #include <linux/timekeeping.h>
 #include <linux/vmalloc.h>
 
@@ -173,25 +177,48 @@ static u64 physical(void *address)
 	return page ? page_to_phys(page) + offset_in_page(address) : 0;
 }
 
+/*
+ * Where kallsyms knows functions only: what sysfs tells of a CPU, by its own function. 0 if it does not. page is one to write
+ * in.
+ */
+static u64 note_in_sysfs(unsigned int cpu, char *page)
+{
+	struct device *device = get_cpu_device(cpu);
+	const struct attribute_group **group;
+	struct attribute **found;
+	u64 note = 0;
+
+	for (group = device ? device->groups : NULL; group && *group; group++)
+		for (found = (*group)->attrs; found && *found; found++) {
+			struct device_attribute *node = container_of(*found, struct device_attribute, attr);
+
+			if (strcmp(node->attr.name, "crash_notes") || !node->show)
+				continue;
+			memset(page, 0, PAGE_SIZE);
+			if (node->show(device, node, page) <= 0 || kstrtou64(strim(page), 16, &note))
+				note = 0;
+		}
+	return note;
+}
+
 s64 hd_cpus(struct hd_cpu *cpus, u64 room)
 {
 	void *const symbol = variable("crash_notes");
-	void __percpu *notes;
+	void __percpu *const notes = symbol ? *(void __percpu **)symbol : NULL;
+	char *page = (char *)__get_free_page(GFP_KERNEL);
 	unsigned int cpu;
 	u64 count = 0;
 
-	if (!symbol)
-		return -EOPNOTSUPP;
-	notes = *(void __percpu **)symbol;
-	if (!notes)
-		return -EOPNOTSUPP;
+	if (!page)
+		return -ENOMEM;
 	for_each_possible_cpu(cpu) {
 		if (count < room) {
 			cpus[count].cpu = cpu;
 			cpus[count].present = cpu_present(cpu);
-			cpus[count].note = physical(per_cpu_ptr(notes, cpu));
+			cpus[count].note = notes ? physical(per_cpu_ptr(notes, cpu)) : note_in_sysfs(cpu, page);
 		}
 		count++;
 	}
+	free_page((unsigned long)page);
 	return count;
 }
