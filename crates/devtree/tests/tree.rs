@@ -361,8 +361,6 @@ fn damage_is_named() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
-
     #[test]
     fn damaged_trees_are_read_or_refused(
         is_powernv in any::<bool>(),

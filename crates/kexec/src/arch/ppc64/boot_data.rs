@@ -86,6 +86,7 @@ mod tests {
     use crate::plan::Random;
     use devtree::{Tree, is_cpu, replace_cpus};
     use host::Host;
+    use proptest::prelude::*;
 
     const RANDOM: Random = Random { identity: [1; 16], seed: [2; 32] };
     const BASE: PhysAddr = PhysAddr(0x3fc0_0000);
@@ -230,5 +231,26 @@ mod tests {
         assert!(sorted(&again) == sorted(&own), "a tree of ours is not changed by being made ours again");
         let error = boot_data(&host, Some(b"\x7fELF")).err().unwrap().to_string();
         assert!(error.contains("device tree: not a device tree blob"), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn a_damaged_tree_of_the_users_is_made_to_fit_or_refused(
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), any::<bool>()), 1..12),
+        ) {
+            let host = machine(MACHINES[1].0);
+            let mut bytes = boot_data(&host, None).unwrap().bytes(BASE, Some(INITRD));
+            for (place, value, is_low) in changes {
+                // Most bytes are free space; small numbers are tokens and sizes.
+                let at = place.index(8192);
+                bytes[at] = if is_low { value % 16 } else { value };
+            }
+            if let Ok(boot) = boot_data(&host, Some(&bytes)) {
+                let made = boot.bytes(BASE, Some(INITRD));
+                let tree = Tree::parse(&made).unwrap();
+                prop_assert_eq!((tree.total_size(), made.len() as u64), (made.len(), boot.size()));
+                prop_assert!(tree.reserved().any(|entry| (entry.address, entry.size) == (INITRD.0.0, INITRD.1 as u64)));
+            }
+        }
     }
 }

@@ -274,6 +274,7 @@ fn set(node: &mut DeviceNode, name: &str, value: Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn leaf(name: &str, properties: &[(&str, &[u8])]) -> DeviceNode {
         let mut node = DeviceNode { name: name.into(), ..DeviceNode::default() };
@@ -435,5 +436,69 @@ mod tests {
         assert!(flatten(&root, &[], size - 1).is_err());
         let bytes = flatten(&root, &[], size).unwrap();
         assert_eq!(unflatten(&bytes).unwrap().children[1], root.children[1]);
+    }
+
+    /// The memory that a kernel finds (early_init_dt_scan_memory in drivers/of/fdt.c, early_init_drmem_lmb in
+    /// arch/powerpc/kernel/prom.c).
+    fn found_by_kernel(root: &DeviceNode) -> RangeVec {
+        let read = |bytes: &[u8]| {
+            bytes.as_chunks::<8>().0.iter().map(|word| u64::from_be_bytes(*word)).collect::<Vec<_>>()
+        };
+        let mut found = RangeVec::new();
+        for node in root.children.iter().filter(|node| node.property("device_type") == Some(b"memory\0")) {
+            let usable = read(node.property("linux,usable-memory").or(node.property("reg")).unwrap());
+            let pairs = usable.as_chunks::<2>().0.iter();
+            found.extend(
+                pairs
+                    .filter(|[_, size]| *size != 0)
+                    .filter_map(|[start, size]| PhysRange::from_len(PhysAddr(*start), *size)),
+            );
+        }
+        let Some(dynamic) = root.child("ibm,dynamic-reconfiguration-memory") else { return found };
+        let mut usable = read(dynamic.property("linux,drconf-usable-memory").unwrap()).into_iter();
+        for block in blocks(dynamic).unwrap() {
+            if block.flags & LMB_RESERVED != 0 || block.flags & LMB_ASSIGNED == 0 {
+                continue;
+            }
+            for _ in 0..usable.next().unwrap() {
+                let (start, size) = (usable.next().unwrap(), usable.next().unwrap());
+                found.extend(PhysRange::from_len(PhysAddr(start), size));
+            }
+        }
+        assert_eq!(usable.next(), None);
+        found
+    }
+
+    proptest! {
+        #[test]
+        fn a_kernel_finds_what_is_usable_of_the_memory_that_there_is(
+            usable in prop::collection::vec((0u64..0x1000, 0u64..0x400), 0..6),
+            nodes in prop::collection::vec((0u64..0x800, 1u64..0x300), 0..4),
+            flags in prop::collection::vec(prop::sample::select(vec![0, 8, 0x80, 0x88, 0x108]), 0..12),
+            has_runs in any::<bool>(),
+        ) {
+            let usable = usable.iter().map(|&(start, size)| (start, start + size)).collect::<Vec<_>>();
+            let usable = ranges(&usable);
+            let mut memory = RangeVec::new();
+            let mut children = Vec::new();
+            for (start, size) in nodes {
+                memory.extend(PhysRange::from_len(PhysAddr(start), size));
+                children.push(leaf("memory", &[("device_type", b"memory\0"), ("reg", &words(&[start, size]))]));
+            }
+            let mut list = vec![flags.len() as u32];
+            for (index, flags) in flags.iter().enumerate() {
+                let start = 0x800 + 0x80 * index as u32;
+                let entry = if has_runs { [1, 0, start, 7, 7, *flags] } else { [0, start, 7, 7, 7, *flags] };
+                list.extend(entry);
+                if flags & 0x88 == 8 {
+                    memory.extend(PhysRange::from_len(PhysAddr(start.into()), 0x80));
+                }
+            }
+            let name = if has_runs { "ibm,dynamic-memory-v2" } else { "ibm,dynamic-memory" };
+            children.push(leaf(DYNAMIC_MEMORY, &[("ibm,lmb-size", &words(&[0x80])), (name, &cells(&list))]));
+            let root = captured(machine(children), &usable).unwrap();
+            let expected: RangeVec = memory.iter().flat_map(|range| usable.within(range).collect::<Vec<_>>()).collect();
+            prop_assert_eq!(found_by_kernel(&root), expected);
+        }
     }
 }
