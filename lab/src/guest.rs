@@ -301,6 +301,14 @@ impl Guest {
         self.crash_by(&format!("crash by: {line}"), None, |guest| guest.shell(&later)?.ok().map(drop))
     }
 
+    /// Plugs in a CPU, over which the guest is to panic.
+    pub fn crash_by_adding_cpu(self) -> Result<Crashed> {
+        self.crash_by("crash by a new CPU", None, |guest| {
+            let place = guest.kernel.line.arch().cpu_place();
+            guest.qmp.add_cpu("cpu-of-panic", place)
+        })
+    }
+
     fn crash_by(
         mut self,
         how: &str,

@@ -39,6 +39,7 @@ struct Facts {
     crashkernel: &'static str,
     block: u64,
     memory: u64,
+    least_memory: (u64, &'static str),
     cpu_place: &'static str,
     machine: fn(&Hardware, &mut Command),
     elf_machine: Machine,
@@ -147,6 +148,11 @@ impl Arch {
     /// Bytes of memory that a machine has at boot.
     pub const fn memory(self) -> u64 {
         self.facts().memory
+    }
+
+    /// The least memory that a round is seen to work with, in bytes, and the reservation in it as `crashkernel=` has it.
+    pub const fn least_memory(self) -> (u64, &'static str) {
+        self.facts().least_memory
     }
 
     /// What QEMU counts the places for CPUs by.

@@ -5,7 +5,7 @@ use std::process::Command;
 use object::elf::EM_PPC64;
 
 use super::Facts;
-use crate::machine::{Clock, GIB, Hardware, MIB};
+use crate::machine::{Clock, Hardware, MIB};
 
 pub(super) const FACTS: Facts = Facts {
     name: "ppc64le",
@@ -24,7 +24,8 @@ pub(super) const FACTS: Facts = Facts {
     capture_cmdline: "console=hvc0 panic=-1 maxcpus=1 reset_devices irqpoll",
     crashkernel: "512M",
     block: 256 * MIB,
-    memory: 2 * GIB,
+    memory: 1536 * MIB,
+    least_memory: (1280 * MIB, "448M"),
     cpu_place: "core-id",
     machine,
     elf_machine: EM_PPC64,

@@ -24,6 +24,7 @@ pub(super) const FACTS: Facts = Facts {
     crashkernel: "256M",
     block: 128 * MIB,
     memory: GIB,
+    least_memory: (704 * MIB, "192M"),
     cpu_place: "socket-id",
     machine,
     elf_machine: EM_X86_64,

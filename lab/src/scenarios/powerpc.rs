@@ -1,12 +1,16 @@
 //! The rounds of the other architecture, on PowerPC: stories that stand elsewhere, with its kernels.
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 
-use super::module::{Panic, follow};
+use super::module::{LOAD, Panic, boot, follow, plan, stores};
 use super::rounds::{Round, control_on};
 use super::scenarios;
+use super::stores::{every, panic_after, some};
+use super::storm::Storm;
 use crate::cache::KernelLine::{self, Ppc64V6_1, Ppc64V6_12, Ppc64V6_12Pages64K};
+use crate::guest::Guest;
 use crate::lab::Lab;
+use crate::machine::MIB;
 use crate::product::By;
 
 scenarios! {
@@ -21,6 +25,10 @@ scenarios! {
     ppc64le_module_6_12: "the same on 6.12, whose own handler is left out; the new core panics",
     ppc64le_module_6_12_cpu0: "the same, CPU 0 panics",
     ppc64le_module_6_12_64k: "the same as ppc64le_module_6_12 with pages of 64 KiB",
+    ppc64le_tree: "PowerPC, the module on 6.1: a core is added, and a panic comes after each step to the new device tree",
+    ppc64le_stores: "PowerPC, a panic after a middle and the last store of each kind of change to memory",
+    ppc64le_stores_full: "the same after every single store; HOTDUMP_LAB_CHANGE=grow: only of that kind of change",
+    ppc64le_storm: "PowerPC, the module on 6.1: 100 random events while a program loads, unloads and verifies",
 }
 
 fn ppc64le_control(lab: &Lab, name: &str) -> Result<()> {
@@ -62,4 +70,46 @@ fn ppc64le_module_6_12_cpu0(lab: &Lab, name: &str) -> Result<()> {
 
 fn ppc64le_module_6_12_64k(lab: &Lab, name: &str) -> Result<()> {
     follow(lab, name, Ppc64V6_12Pages64K, Panic::OnTheNewOne)
+}
+
+fn ppc64le_stores(lab: &Lab, name: &str) -> Result<()> {
+    panic_after(lab, name, Ppc64V6_1, some)
+}
+
+fn ppc64le_stores_full(lab: &Lab, name: &str) -> Result<()> {
+    panic_after(lab, name, Ppc64V6_1, every)
+}
+
+fn ppc64le_storm(lab: &Lab, name: &str) -> Result<()> {
+    Storm { line: Ppc64V6_1, events: 100, seed: 5 }.run(lab, name)
+}
+
+/// A new CPU brings a new device tree, which is written beside the one in force before that is changed for it.
+fn ppc64le_tree(lab: &Lab, name: &str) -> Result<()> {
+    let (memory, crashkernel) = Ppc64V6_1.arch().least_memory();
+    let small = || plan(lab, name, Ppc64V6_1).map(|plan| plan.memory(memory).crashkernel(crashkernel));
+    let begin = || -> Result<Guest> {
+        let mut guest = boot(small()?)?;
+        guest.load(By::Load, LOAD)?;
+        guest.verify_says_complete()?;
+        guest.fill_at_most(64 * MIB)?;
+        Ok(guest)
+    };
+    let mut guest = begin()?;
+    let before = stores(&mut guest)?;
+    guest.add_cpu()?;
+    let steps = stores(&mut guest)? - before;
+    ensure!(steps > 1, "a new CPU took {steps} steps");
+    drop(guest);
+    for step in 1..=steps {
+        let told = format!("step {step} of {steps}");
+        let mut guest = begin()?;
+        guest.shell(&format!("echo {step} > /sys/module/hotdump/parameters/panic_after_store"))?.ok()?;
+        let crashed = guest.crash_by_adding_cpu()?;
+        let console = crashed.console()?;
+        ensure!(console.contains("as many stores as panic_after_store asked for"), "{told}: another panic");
+        crashed.complete().with_context(|| told.clone())?;
+        crashed.tell.say(format!("{told}: a good dump"));
+    }
+    Ok(())
 }

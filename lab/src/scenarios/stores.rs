@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::module::{LEAVE_OFFLINE, LOAD, boot, plan, stores};
 use super::scenarios;
-use crate::cache::KernelLine::V6_1;
+use crate::cache::KernelLine::{self, V6_1};
 use crate::guest::{Crashed, Frozen, Guest, block_line};
 use crate::lab::Lab;
 use crate::machine::MIB;
@@ -62,22 +62,24 @@ const KINDS: [Kind; 10] = [
     Kind { name: "split, new slot", early: &[On(0)], fill: 64, late: &[On(1), On(2)], change: Off(1) },
 ];
 
-/// Size of a memory block of the guest.
-const BLOCK: u64 = 128 * MIB;
-
 /// A middle one and the last of the stores 1 to `count`.
-fn some(count: u64) -> Vec<u64> {
+pub(super) fn some(count: u64) -> Vec<u64> {
     let mut stores = vec![count.div_ceil(2), count];
     stores.dedup();
     stores
 }
 
+/// The stores 1 to `count`.
+pub(super) fn every(count: u64) -> Vec<u64> {
+    (1..=count).collect()
+}
+
 fn module_stores(lab: &Lab, name: &str) -> Result<()> {
-    panic_after(lab, name, some)
+    panic_after(lab, name, V6_1, some)
 }
 
 fn module_stores_full(lab: &Lab, name: &str) -> Result<()> {
-    panic_after(lab, name, |count| (1..=count).collect())
+    panic_after(lab, name, V6_1, every)
 }
 
 /// The kinds of change to show: all, or the one that `wanted` names.
@@ -89,9 +91,9 @@ fn kinds(wanted: Option<&str>) -> Result<Vec<&'static Kind>> {
 }
 
 /// For every kind of change: counts its stores, and then has the kernel panic after each that `which` picks.
-fn panic_after(lab: &Lab, name: &str, which: fn(u64) -> Vec<u64>) -> Result<()> {
+pub(super) fn panic_after(lab: &Lab, name: &str, line: KernelLine, which: fn(u64) -> Vec<u64>) -> Result<()> {
     let kinds = kinds(std::env::var(CHANGE).ok().as_deref())?;
-    let stage = Stage::set(lab, name)?;
+    let stage = Stage::set(lab, name, line)?;
     let mut bad = Vec::new();
     for kind in kinds {
         let count = stage.count(kind).with_context(|| format!("counting the stores of: {}", kind.name))?;
@@ -120,13 +122,16 @@ struct Stage {
 }
 
 impl Stage {
-    fn set(lab: &Lab, name: &str) -> Result<Stage> {
-        let small = plan(lab, name, V6_1)?.memory(704 * MIB).crashkernel("192M").dump_disk(1024 * MIB);
-        let mut guest = boot(small.dimm(3 * BLOCK).cmdline(LEAVE_OFFLINE))?;
+    fn set(lab: &Lab, name: &str, line: KernelLine) -> Result<Stage> {
+        let arch = line.arch();
+        let (memory, crashkernel) = arch.least_memory();
+        let small = plan(lab, name, line)?.memory(memory).crashkernel(crashkernel).dump_disk(1024 * MIB);
+        let mut guest = boot(small.dimm(3 * arch.block()).cmdline(LEAVE_OFFLINE))?;
         guest.load(By::Load, LOAD)?;
         let blocks = guest.offline_blocks()?;
         let [first, second, third] = blocks[..] else { bail!("three blocks should be offline: {blocks:?}") };
-        ensure!(guest.at_boot.block_size == BLOCK, "memory blocks have {} bytes", guest.at_boot.block_size);
+        let block = guest.at_boot.block_size;
+        ensure!(block == arch.block(), "memory blocks have {block} bytes");
         ensure!((second, third) == (first + 1, first + 2), "the blocks {blocks:?} are no neighbours");
         Ok(Stage { guest: guest.freeze()?, blocks: [first, second, third] })
     }
@@ -176,7 +181,8 @@ impl Stage {
         crashed.has_notes(&core)?;
         let (mut stays, mut sampled) = (false, 0);
         for block in self.blocks.into_iter().filter(|block| *block != self.block(kind.change)) {
-            let range: Range<u64> = block * BLOCK..(block + 1) * BLOCK;
+            let size = crashed.before.block_size;
+            let range: Range<u64> = block * size..(block + 1) * size;
             let missing = core.missing_from(&range);
             if crashed.before.online_blocks.contains(&block) {
                 ensure!(missing.is_empty(), "{missing:x?} of {range:x?} is not in the dump");

@@ -26,10 +26,10 @@ scenarios! {
 }
 
 /// How many events, from which seed, on which kernel.
-struct Storm {
-    line: KernelLine,
-    events: u32,
-    seed: u64,
+pub(super) struct Storm {
+    pub(super) line: KernelLine,
+    pub(super) events: u32,
+    pub(super) seed: u64,
 }
 
 /// Memory modules at a time, as many as the machine has slots.
@@ -89,7 +89,7 @@ const EVENTS: &[(Event, u32)] = &[
 ];
 
 impl Storm {
-    fn run(self, lab: &Lab, name: &str) -> Result<()> {
+    pub(super) fn run(self, lab: &Lab, name: &str) -> Result<()> {
         let seed = match std::env::var("HOTDUMP_LAB_SEED") {
             Ok(text) => text.parse().with_context(|| format!("HOTDUMP_LAB_SEED={text}"))?,
             Err(_) => self.seed,
@@ -263,7 +263,8 @@ impl Weather {
             return Ok(None);
         }
         let name = self.new_name("dimm");
-        self.guest.qmp.add_dimm(&name, self.random.u64(1..=2) * 128 * MIB)?;
+        let blocks = self.random.u64(1..=2);
+        self.guest.qmp.add_dimm(&name, blocks * self.guest.at_boot.block_size)?;
         self.dimms.push(name);
         Ok(Some(String::new()))
     }
