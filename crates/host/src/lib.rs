@@ -125,21 +125,6 @@ impl Host {
         }
     }
 
-    /// Size of the pages that the running kernel manages memory in, in bytes. PowerPC's kernels are built for 4 KiB or 64 KiB
-    /// and tell every process which.
-    pub fn page_size(&self) -> Result<u64, HostError> {
-        match self.machine {
-            Machine::Ppc64 => {
-                const PATH: &str = "/proc/self/auxv";
-                let vector = self.root.bytes(PATH, "is /proc mounted?")?;
-                let fault =
-                    || Fault::new(&format!("{} bytes", vector.len()), "AT_PAGESZ with a power of two");
-                state::page_size(&vector).ok_or_else(|| fault().in_file(&self.root.path(PATH)))
-            }
-            _ => Ok(4096),
-        }
-    }
-
     /// The machine's CPUs.
     pub fn cpus(&self) -> Result<Cpus, HostError> {
         let list = |name: &str| {

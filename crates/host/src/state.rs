@@ -87,19 +87,6 @@ pub(crate) fn parse_cma_ranges(text: &str) -> Result<Vec<PhysRange>, Fault> {
         .collect()
 }
 
-/// The size of pages in a process's auxiliary vector: pairs of 8-byte words, kind and value, as the kernel leaves them to
-/// every program (<linux/auxvec.h>). `None` where it is not in it, or no size that pages can have.
-pub(crate) fn page_size(vector: &[u8]) -> Option<u64> {
-    const AT_PAGESZ: u64 = 6;
-    let mut words = vector.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word));
-    while let Some((kind, value)) = words.next().zip(words.next()) {
-        if kind == AT_PAGESZ {
-            return Some(value).filter(|size| size.is_power_of_two() && *size >= 4096);
-        }
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,15 +128,5 @@ mod tests {
                 prop_assert_eq!(ranges.len(), lines.lines().count());
             }
         }
-    }
-
-    #[test]
-    fn page_sizes() {
-        let vector = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
-        assert_eq!(page_size(&vector(&[6, 9, 6, 0x1_0000, 0, 0])), None, "the first one counts");
-        assert_eq!(page_size(&vector(&[22, 6, 6, 0x1_0000, 0, 0])), Some(0x1_0000));
-        assert_eq!(page_size(&vector(&[6])), None);
-        assert_eq!(page_size(&vector(&[6, 512])), None);
-        assert_eq!(page_size(b"abc"), None);
     }
 }
