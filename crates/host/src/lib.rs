@@ -145,6 +145,14 @@ impl Host {
         Ok(Some(Note { paddr: PhysAddr(paddr), size }))
     }
 
+    /// The number that hardware and device tree have for CPU `cpu`; `None` where the kernel does not tell (x86), or the CPU is
+    /// not present.
+    pub fn cpu_hardware_number(&self, cpu: u32) -> Result<Option<u32>, HostError> {
+        self.root.optional_parsed(&format!("/sys/devices/system/cpu/cpu{cpu}/physical_id"), |text| {
+            text.parse().map_err(|_| Fault::new(text, "a decimal number of at most 32 bits"))
+        })
+    }
+
     /// Where the kernel's vmcoreinfo note lies.
     pub fn vmcoreinfo(&self) -> Result<Note, HostError> {
         self.root.parsed(

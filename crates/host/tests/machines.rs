@@ -530,6 +530,7 @@ fn facts_of_ppc64_machines() {
         for (cpu, place) in [(0, notes[0]), (3, notes[1])] {
             assert_eq!(host.crash_notes(cpu).unwrap(), Some(note(place, 536)), "{name}: CPU {cpu}");
         }
+        assert_eq!(host.cpu_hardware_number(2).unwrap(), Some(2), "{name}");
         assert_eq!(host.vmcoreinfo().unwrap(), vmcoreinfo, "{name}");
         let kcore = host.kcore().unwrap();
         assert_eq!(kcore.direct_map_offset(), Some(0xc000_0000_0000_0000), "{name}");

@@ -25,6 +25,8 @@ pub(crate) struct CpuFact {
     pub(crate) online: bool,
     /// Where its registers are saved in a crash.
     pub(crate) note: Note,
+    /// Its number in the device tree, on machines that boot their kernels with one.
+    pub(crate) hardware: Option<u32>,
 }
 
 /// What a header says and where it is wrong.
@@ -52,6 +54,10 @@ pub(crate) enum Finding {
     CpuWithoutNote { cpu: u32, online: bool },
     /// The header has no note for the kernel's vmcoreinfo; without it no tool can read the dump.
     VmcoreinfoMissing { address: String },
+    /// A CPU on which the capture kernel would not boot: its device tree does not list it.
+    CpuNotInTree { cpu: u32 },
+    /// Not a device tree that a capture kernel would take.
+    UnreadableTree { reason: String },
     /// Not a header that a capture kernel would take.
     Unreadable { reason: String },
 }
@@ -121,7 +127,7 @@ mod tests {
     }
 
     fn cpu(number: u32, online: bool) -> CpuFact {
-        CpuFact { number, online, note: note(0x10_0000 + u64::from(number) * 0x1000) }
+        CpuFact { number, online, note: note(0x10_0000 + u64::from(number) * 0x1000), hardware: None }
     }
 
     const VMCOREINFO: u64 = 0x20_0000;

@@ -88,6 +88,40 @@ fn header_among(memory: &impl Memory, segments: &[PhysRange]) -> Result<Option<F
     Ok(None)
 }
 
+/// The device trees that segments of the loaded image start with, or only the one at `in_force`. None where the kernel's list
+/// cannot be read.
+pub(crate) fn trees(
+    memory: &impl Memory,
+    pointer: ImagePointer,
+    reservation: PhysRange,
+    in_force: Option<PhysAddr>,
+) -> Result<Vec<Vec<u8>>, HostError> {
+    let segments = segments(memory, pointer, reservation)?.unwrap_or_default();
+    let wanted = |segment: &&PhysRange| in_force.is_none_or(|place| place == segment.start());
+    let mut trees = Vec::new();
+    for segment in segments.iter().filter(wanted) {
+        trees.extend(tree_at(memory, *segment)?);
+    }
+    Ok(trees)
+}
+
+/// The device tree that starts `segment`, if one does.
+fn tree_at(memory: &impl Memory, segment: PhysRange) -> Result<Option<Vec<u8>>, HostError> {
+    let mut head = [0; 8];
+    if segment.len() < head.len() as u64 {
+        return Ok(None);
+    }
+    memory.read(segment.start(), &mut head)?;
+    let [magic, size] = [0, 4].map(|at| head.get(at..).and_then(|rest| rest.first_chunk::<4>()).copied());
+    if magic.map(u32::from_be_bytes) != Some(devtree::MAGIC) {
+        return Ok(None);
+    }
+    let size = u64::from(size.map_or(0, u32::from_be_bytes)).min(segment.len());
+    let mut bytes = vec![0; size as usize];
+    memory.read(segment.start(), &mut bytes)?;
+    Ok(Some(bytes))
+}
+
 /// The loaded image's segments. Read twice until both agree, since a load may happen meanwhile.
 fn segments(
     memory: &impl Memory,
@@ -257,6 +291,24 @@ mod tests {
         assert_eq!(found.range, PhysRange::from_len(PhysAddr(BASE + 0x30_0000), 0x2000).unwrap());
         assert!(found.bytes.starts_with(&header(0x2000_0000)));
         assert_eq!(found.bytes.len(), 0x2000);
+    }
+
+    #[test]
+    fn trees_are_found_by_their_start() {
+        let mut memory = Fake::new();
+        let (one, other) = (BASE + 0x10_0000, BASE + 0x20_0000);
+        memory.put(one, &[0xd0, 0x0d, 0xfe, 0xed, 0, 0, 0, 12, 1, 2, 3, 4, 5]);
+        memory.put(other, &[0xd0, 0x0d, 0xfe, 0xed, 0xff, 0, 0, 0]);
+        memory.put_image(&[(one, 0x1000), (BASE + 0x30_0000, 0x1000), (other, 0x2000)]);
+        let pointer = pointer().unwrap();
+        let found = trees(&memory, pointer, reservation(), None).unwrap();
+        assert_eq!(
+            found.iter().map(Vec::len).collect::<Vec<_>>(),
+            [12, 0x2000],
+            "no longer than its segment"
+        );
+        assert_eq!(found[0][8..], [1, 2, 3, 4]);
+        assert_eq!(trees(&memory, pointer, reservation(), Some(PhysAddr(one))).unwrap(), found[..1]);
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod locate;
 #[cfg(test)]
 mod sample;
 mod sight;
+mod tree;
 
 use std::time::Duration;
 
@@ -26,7 +27,8 @@ pub(crate) use locate::Memory;
 pub(crate) use sight::{Source, look};
 
 const ABOUT: &str = "\
-A complete dump holds all memory that is in use and the registers of every CPU that is present. Memory that is plugged in and \
+A complete dump holds all memory that is in use and the registers of every CPU that is present. On PowerPC it also takes a \
+device tree in the image that lists every CPU: on another the capture kernel does not boot. Memory that is plugged in and \
 offline (/sys/devices/system/memory) holds nothing: a header may name it, as the kernel's own handler does, or leave it out, \
 as hotdump's module does.
 
@@ -184,7 +186,13 @@ fn try_check(
     let ours = record.filter(|record| {
         record.is_in_force(host, keeping.armed(), header, kcore.as_ref().ok()) != Some(false)
     });
-    Ok(judge(sight, facts, main, ours).kept(keeping, ours.map(|record| record.keeper)))
+    let trees = match &kcore {
+        Ok(kcore) => sight::trees(host, kcore, main, keeping.armed()).map_err(text)?,
+        Err(_) => Vec::new(),
+    };
+    Ok(judge(sight, facts, main, ours)
+        .with(tree::findings(&trees, &facts.cpus))
+        .kept(keeping, ours.map(|record| record.keeper)))
 }
 
 fn text(error: HostError) -> String {
@@ -252,7 +260,8 @@ fn facts(host: &Host) -> Result<Facts, String> {
         let mut present = Vec::new();
         for number in cpus.present {
             if let Some(note) = host.crash_notes(number)? {
-                present.push(CpuFact { number, online: cpus.online.contains(&number), note });
+                let (online, hardware) = (cpus.online.contains(&number), host.cpu_hardware_number(number)?);
+                present.push(CpuFact { number, online, note, hardware });
             }
         }
         Ok(Facts {
@@ -268,6 +277,17 @@ fn facts(host: &Host) -> Result<Facts, String> {
 impl Answer {
     fn without_header(verdict: Verdict, remark: String) -> Self {
         Self { verdict, remarks: vec![remark], ..Self::default() }
+    }
+
+    /// Adds what is wrong with the image besides its header.
+    fn with(mut self, findings: Vec<Finding>) -> Self {
+        if let Some(header) = self.headers.first_mut()
+            && !findings.is_empty()
+        {
+            header.comparison.findings.extend(findings);
+            self.verdict = self.verdict.max(Verdict::Stale);
+        }
+        self
     }
 
     /// Adds who keeps the image current; `wanted` is who was to, by the last load.
@@ -338,6 +358,12 @@ impl std::fmt::Display for Finding {
             Self::VmcoreinfoMissing { address } => {
                 write!(f, "no note for the kernel's vmcoreinfo at {address}")
             }
+            Self::CpuNotInTree { cpu } => {
+                write!(f, "CPU {cpu} is not in the device tree: a crash on it would leave no dump")
+            }
+            Self::UnreadableTree { reason } => {
+                write!(f, "no capture kernel would take the device tree: {reason}")
+            }
             Self::Unreadable { reason } => write!(f, "no capture kernel would take it: {reason}"),
         }
     }
@@ -360,7 +386,7 @@ mod tests {
         Facts {
             expected: [ram].into_iter().collect(),
             ram: [ram].into_iter().collect(),
-            cpus: vec![CpuFact { number: 0, online: true, note: sample::CPU_NOTE }],
+            cpus: vec![CpuFact { number: 0, online: true, note: sample::CPU_NOTE, hardware: None }],
             vmcoreinfo: Some(sample::VMCOREINFO),
         }
     }

@@ -59,6 +59,21 @@ pub(crate) fn look(
     })
 }
 
+/// The device trees of the loaded image, out of the kernel's memory: the one in force where the module tells which that is.
+/// None on machines whose kernels take none, and where the list of what is loaded cannot be read.
+pub(crate) fn trees(
+    host: &Host,
+    kcore: &Kcore,
+    reservation: PhysRange,
+    armed: Option<&abi::Status>,
+) -> Result<Vec<Vec<u8>>, HostError> {
+    let in_force = armed.map(|status| PhysAddr(status.tree)).filter(|tree| tree.0 != 0);
+    match ImagePointer::of(host, kcore)? {
+        Some(pointer) => locate::trees(kcore, pointer, reservation, in_force),
+        None => Ok(Vec::new()),
+    }
+}
+
 impl Sight {
     /// The header in force, if it is known which one that is.
     pub(crate) fn in_force(&self) -> Option<&Found> {
