@@ -10,13 +10,14 @@ use crate::archive::Archive;
 use crate::cache::{Cache, Kernel};
 
 /// Modules that the guests' disks need, as modprobe names them. What a kernel has built in or lacks is left out.
-const MODULES: [&str; 9] = [
+const MODULES: [&str; 10] = [
     "virtio_pci",
     "virtio_blk",
     "virtio_mem",
     "ext4",
     "crc32c_generic",
     "crc32c_intel",
+    "crc32c_vpmsum",
     "crc32c_cryptoapi",
     "vfat",
     "nls_ascii",
