@@ -13,10 +13,10 @@ pub fn is_cpu(node: &Node<'_>) -> bool {
 
 /// Copies `tree` into `to` with other nodes for its CPUs, and gives the copy's size in bytes.
 ///
-/// `fill` writes the new nodes ([`Writer::begin_node`], [`Writer::property`], [`Writer::end_node`]); they take the place of
-/// the first CPU. All other nodes, the reserve map and the boot CPU are copied as they are. The copy has no free space. The source's
-/// strings are taken over whole and in front, so a name that it knows costs no room, and no search where the new CPUs have their properties in the
-/// same order as the old.
+/// `fill` writes the new nodes ([`Writer::begin_node`], [`Writer::property`], [`Writer::end_node`]); they take the
+/// place of the first CPU. All other nodes, the reserve map and the boot CPU are copied as they are. The copy has no
+/// free space. The source's strings are taken over whole and in front, so a name that it knows costs no room, and no
+/// search where the new CPUs have their properties in the same order as the old.
 ///
 /// # Errors
 /// [`WriteError::NoCpus`], [`WriteError::Full`], and what `fill` says. What is in `to` is then no tree.

@@ -1,16 +1,13 @@
 //! The flattened device tree (Devicetree Specification 0.4, chapter 5): what a PowerPC kernel is told of its machine.
 //!
-//! [`Tree::parse`] reads one, strictly; [`Writer`] writes one into a given slice; [`replace_cpus`] copies one with other
-//! nodes for the CPUs, which is what a crash image needs when CPUs are added.
+//! [`Tree::parse`] reads one, strictly; [`Writer`] writes one into a given slice; [`replace_cpus`] copies one with
+//! other nodes for the CPUs, which is what a crash image needs when CPUs are added.
 //!
-//! Nothing here allocates, recurses or panics, whatever the bytes: the same lines run in the loader, in the checker and in the
-//! kernel module. Names are bytes without the NUL that ends them in the tree, because a kernel module has no use for a
-//! check of UTF-8. All numbers in a tree are big-endian.
+//! Nothing here allocates, recurses or panics, whatever the bytes: the same lines run in the loader, in the checker
+//! and in the kernel module. Names are bytes without the NUL that ends them in the tree, because a kernel module has
+//! no use for a check of UTF-8. All numbers in a tree are big-endian.
 #![no_std]
 #![forbid(unsafe_code)]
-
-#[cfg(test)]
-extern crate std;
 
 mod cpus;
 mod layout;

@@ -16,8 +16,8 @@ pub enum WriteError {
     Full,
     /// A name with a NUL in it; a property, or a node other than the root, without a name; a root with one.
     Name,
-    /// A property outside all nodes, or behind a node that lies in the same node; a node beside the root; an end of what
-    /// did not begin; the end of the tree while a node is open, or without any node.
+    /// A property outside all nodes, or behind a node that lies in the same node; a node beside the root; an end of
+    /// what did not begin; the end of the tree while a node is open, or without any node.
     Place,
     /// Nodes more than [`MAX_DEPTH`] deep.
     TooDeep,
@@ -44,9 +44,9 @@ impl core::error::Error for WriteError {}
 
 /// A tree that is being written.
 ///
-/// The blocks are laid down in the order in which libfdt wants them to change a tree later: header, reserve map, structure,
-/// strings, free space. New strings are kept backwards at the end of the slice until the structure's size is known; so their offsets are
-/// known from the start.
+/// The blocks are laid down in the order in which libfdt wants them to change a tree later: header, reserve map,
+/// structure, strings, free space. New strings are kept backwards at the end of the slice until the structure's size
+/// is known; so their offsets are known from the start.
 #[derive(Debug)]
 pub struct Writer<'b, 'n> {
     out: &'b mut [u8],
@@ -62,13 +62,15 @@ pub struct Writer<'b, 'n> {
     floor: usize,
     takes_properties: bool,
     has_root: bool,
-    /// Properties of a node that is likely to have the same ones as the nodes to come: where their names are is known.
+    /// Properties of a node that is likely to have the same ones as the nodes to come: where their names are is
+    /// known.
     sample: Option<Properties<'n>>,
     following: Option<Properties<'n>>,
 }
 
 impl<'b, 'n> Writer<'b, 'n> {
-    /// Begins a tree in `out`. `boot_cpu` is the hardware number of the CPU that boots; `reserved` becomes the reserve map.
+    /// Begins a tree in `out`. `boot_cpu` is the hardware number of the CPU that boots; `reserved` becomes the
+    /// reserve map.
     ///
     /// # Errors
     /// [`WriteError::Full`], [`WriteError::Reserved`].
@@ -196,8 +198,8 @@ impl<'b, 'n> Writer<'b, 'n> {
         self.end_tree()
     }
 
-    /// Ends the tree with all the rest of the slice as free space, zeroed: its total size is the slice's. Gives the bytes
-    /// that are in use.
+    /// Ends the tree with all the rest of the slice as free space, zeroed: its total size is the slice's. Gives the
+    /// bytes that are in use.
     ///
     /// # Errors
     /// [`WriteError::Place`].
@@ -245,8 +247,8 @@ impl<'b, 'n> Writer<'b, 'n> {
         Ok(total)
     }
 
-    /// Hands the writer to somebody who may write nodes into the node that is open, and nothing else. `sample` is a node
-    /// that is likely to have the same properties.
+    /// Hands the writer to somebody who may write nodes into the node that is open, and nothing else. `sample` is a
+    /// node that is likely to have the same properties.
     pub(crate) fn lend<E: From<WriteError>>(
         &mut self,
         depth: usize,
@@ -271,8 +273,8 @@ impl<'b, 'n> Writer<'b, 'n> {
         Ok(())
     }
 
-    /// Where the name of a property is in the strings block; it is added if it is nowhere, where besides it and `more` bytes
-    /// fit.
+    /// Where the name of a property is in the strings block; it is added if it is nowhere, where besides it and
+    /// `more` bytes fit.
     fn name(&mut self, name: &[u8], more: usize) -> Result<u32, WriteError> {
         if let Some(offset) = self.sampled(name) {
             return Ok(offset);

@@ -1,4 +1,5 @@
-//! Trees of real machines, damaged trees, and trees of our own, which another reader (crate `fdt`) has to read as we do.
+//! Trees of real machines, damaged trees, and trees of our own, which another reader (crate `fdt`) has to read as we
+//! do.
 
 use devtree::{
     BOOT_CPU_OFFSET, Fault, MAGIC, MAX_DEPTH, Node, Reserved, Tree, TreeError, WriteError, Writer, is_cpu,
@@ -303,8 +304,9 @@ fn what_cannot_be_in_a_tree_is_not_written() {
     assert_eq!(ours(&out[..size]), theirs(&out[..size]));
 }
 
-/// The structure block of [`small`] begins at 72: root at 72, property at 80, node `a` at 100, its property at 108, its end at
-/// 120, node `b` at 124, its property at 132, its end at 144, the root's at 148, the block's at 152; strings `p`, `q` at 156.
+/// The structure block of [`small`] begins at 72: root at 72, property at 80, node `a` at 100, its property at 108,
+/// its end at 120, node `b` at 124, its property at 132, its end at 144, the root's at 148, the block's at 152;
+/// strings `p`, `q` at 156.
 #[test]
 fn damage_is_named() {
     type Damage = fn(&mut Vec<u8>);

@@ -1,8 +1,8 @@
 //! What a capture kernel's device tree says, out of the machine's: a pure function over its nodes.
 //!
-//! The capture kernel is let know all memory up to the end of the reservation, because it does not come up without the first
-//! block of memory, and is kept out of what is not its own by the reserve map. This is what the kernel's own loader does
-//! (arch/powerpc/kexec/file_load_64.c and ranges.c, get_usable_memory_ranges).
+//! The capture kernel is let know all memory up to the end of the reservation, because it does not come up without
+//! the first block of memory, and is kept out of what is not its own by the reserve map. This is what the kernel's
+//! own loader does (arch/powerpc/kexec/file_load_64.c and ranges.c, get_usable_memory_ranges).
 
 use devtree::{Reserved, Tree, WriteError, Writer};
 use elfcorehdr::{PhysAddr, PhysRange, RangeVec};
@@ -10,8 +10,8 @@ use host::{DeviceNode, DeviceProperty};
 
 use crate::error::TreeFault;
 
-/// Properties of `/chosen` that speak of the boot of the running kernel (of an older one, if that was booted by kexec), and
-/// would mislead the next.
+/// Properties of `/chosen` that speak of the boot of the running kernel (of an older one, if that was booted by
+/// kexec), and would mislead the next.
 const OF_THIS_BOOT: [&str; 13] = [
     "bootargs",
     "kaslr-seed",
@@ -119,7 +119,8 @@ struct Block {
 }
 
 /// The blocks that the node lists, in its order: one by one (`ibm,dynamic-memory`: address, index, reserved,
-/// associativity, flags) or in runs (`ibm,dynamic-memory-v2`: number of blocks, address, index, associativity, flags).
+/// associativity, flags) or in runs (`ibm,dynamic-memory-v2`: number of blocks, address, index, associativity,
+/// flags).
 fn blocks(node: &DeviceNode) -> Result<Vec<Block>, TreeFault> {
     let unfit =
         |wanted, found| TreeFault::Unfit { node: "/ibm,dynamic-reconfiguration-memory", wanted, found };
@@ -157,8 +158,8 @@ fn blocks(node: &DeviceNode) -> Result<Vec<Block>, TreeFault> {
 /// More blocks than any machine has: 64 TiB of 16 MiB.
 const MOST_BLOCKS: usize = 1 << 22;
 
-/// For each block that the kernel takes as memory (early_init_drmem_lmb in arch/powerpc/kernel/prom.c), in order: a number of
-/// ranges, and these. The kernel reads nothing for the others, so there is nothing for them.
+/// For each block that the kernel takes as memory (early_init_drmem_lmb in arch/powerpc/kernel/prom.c), in order: a
+/// number of ranges, and these. The kernel reads nothing for the others, so there is nothing for them.
 fn usable_blocks(blocks: &[Block], usable: &RangeVec) -> Vec<u8> {
     let mut value = Vec::new();
     for block in blocks.iter().filter(|block| block.flags & (LMB_ASSIGNED | LMB_RESERVED) == LMB_ASSIGNED) {
@@ -169,8 +170,8 @@ fn usable_blocks(blocks: &[Block], usable: &RangeVec) -> Vec<u8> {
     value
 }
 
-/// Memory that devices of PCI buses reach by tables that firmware or the first kernel laid down in memory (TCE): it has to be
-/// kept, and known.
+/// Memory that devices of PCI buses reach by tables that firmware or the first kernel laid down in memory (TCE): it
+/// has to be kept, and known.
 pub(super) fn dma_tables(node: &DeviceNode) -> RangeVec {
     let mut found: RangeVec =
         node.children.iter().flat_map(|child| dma_tables(child).iter().collect::<Vec<_>>()).collect();
@@ -189,7 +190,8 @@ fn cpus(root: &DeviceNode) -> impl Iterator<Item = &DeviceNode> {
 
 /// How many bytes to keep free so that all of the machine's `possible` CPUs (threads) can get a node later.
 ///
-/// A node is as large as the largest that there is, and has its name once more as a property: the kernel's own handler writes that, too.
+/// A node is as large as the largest that there is, and has its name once more as a property: the kernel's own
+/// handler writes that, too.
 pub(super) fn room_for_cpus(root: &DeviceNode, possible: usize) -> usize {
     let present = cpus(root).count();
     let threads =
@@ -311,8 +313,8 @@ mod tests {
         for_capture(&mut root, &capture).map(|()| root)
     }
 
-    /// Blocks of 0x100 at 0 (a memory node has it), 0x100 (assigned), 0x200 (not), 0x300 and 0x400 (assigned): all in one list,
-    /// or in runs.
+    /// Blocks of 0x100 at 0 (a memory node has it), 0x100 (assigned), 0x200 (not), 0x300 and 0x400 (assigned): all in
+    /// one list, or in runs.
     fn dynamic() -> [DeviceNode; 2] {
         let size = words(&[0x100]);
         let blocks = [(0, 0x88), (0x100, 8), (0x200, 0), (0x300, 8), (0x400, 8)];
