@@ -1,4 +1,4 @@
-//! vmlinux: the kernel as distributions install it, an ELF file (on Fedora, RHEL and SUSE too, whatever they name it).
+//! vmlinux: the kernel as distributions install it, an ELF file (Debian and Ubuntu; others name the same file vmlinuz).
 //!
 //! What is loaded is the file's one image: its segments at the distances that their addresses have. A relocatable kernel runs
 //! wherever it lies once the word at 0x5c of its image says so, and moves itself to address 0 otherwise
