@@ -12,18 +12,23 @@ use crate::error::TreeFault;
 
 /// Properties of `/chosen` that speak of the boot of the running kernel (of an older one, if that was booted by
 /// kexec), and would mislead the next.
-const OF_THIS_BOOT: [&str; 13] = [
+const OF_THIS_BOOT: [&str; 17] = [
     "bootargs",
     "kaslr-seed",
     "linux,booted-from-kexec",
     "linux,crashkernel-base",
     "linux,crashkernel-size",
+    "linux,dmcryptkeys",
     "linux,elfcorehdr",
     "linux,htab-base",
     "linux,htab-size",
+    // A capture kernel would free the memory that it names, which is the crashed kernel's.
+    "linux,ima-kexec-buffer",
     "linux,initrd-end",
     "linux,initrd-start",
     "linux,kernel-end",
+    "linux,kho-fdt",
+    "linux,kho-scratch",
     "linux,memory-limit",
     "linux,usable-memory-range",
 ];
@@ -358,6 +363,18 @@ mod tests {
         let chosen = root.child("chosen").unwrap();
         assert_eq!(chosen.property("bootargs"), Some(&b"c\0"[..]));
         assert_eq!(chosen.property("rng-seed"), Some(&[1][..]));
+    }
+
+    #[test]
+    fn what_chosen_says_of_this_boot_does_not_reach_the_next() {
+        let old: Vec<_> =
+            OF_THIS_BOOT.iter().chain(&["rng-seed", "stdin"]).map(|name| (*name, &b"old"[..])).collect();
+        let root = captured(machine(vec![leaf("chosen", &old)]), &ranges(&[])).unwrap();
+        let mut left = root.child("chosen").unwrap().properties.clone();
+        left.sort_by(|one, other| one.name.cmp(&other.name));
+        let left: Vec<_> =
+            left.iter().map(|property| (property.name.as_str(), property.value.as_slice())).collect();
+        assert_eq!(left, [("bootargs", &b"c\0"[..]), ("rng-seed", &[1]), ("stdin", b"old")]);
     }
 
     #[test]
