@@ -54,7 +54,7 @@ pub(crate) struct Args {
     #[arg(long, value_enum, default_value_t)]
     syscall: SyscallChoice,
     /// Who keeps the image current on CPU and memory hotplug
-    #[arg(long, value_name = "HOW", value_enum, default_value = "reload", conflicts_with = "hotplug")]
+    #[arg(long, value_name = "HOW", value_enum, default_value = "auto", conflicts_with = "hotplug")]
     keep: Keep,
     /// An older way to say --keep: --hotplug is --keep native
     #[arg(
@@ -454,7 +454,7 @@ mod tests {
     fn hotplug_is_another_way_to_say_keep() {
         use clap::{Args as _, FromArgMatches as _};
         for (argument, keep) in [
-            (None, Keep::Reload),
+            (None, Keep::Auto),
             (Some("--hotplug"), Keep::Native),
             (Some("--hotplug=always"), Keep::Native),
             (Some("--hotplug=auto"), Keep::Auto),
