@@ -82,7 +82,9 @@ pub trait Kernel<'m> {
 /// Follows the image that `request` names. `wanted` is what may be followed at all, `loads_before` what
 /// [`State::loads`] was when the requester, still to load, opened the device. Gives what is followed.
 ///
-/// Nothing is written before all is checked, nor where it is refused.
+/// Nothing is written before all that is named is checked. Bringing the header up to the machine comes last, and may yet be
+/// given up: the header is full, the machine does not come to rest, another load comes. What was stored by then stays,
+/// each time a whole header that is no further from the machine than the one before.
 ///
 /// # Errors
 /// Why it is not.
