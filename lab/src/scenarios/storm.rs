@@ -270,6 +270,11 @@ impl Weather {
     }
 
     fn unplug_memory(&mut self) -> Result<Option<String>> {
+        // When a block goes by sysfs, Linux 6.12 takes its own locks (kn->active, mem_hotplug_lock) in another order than when
+        // a memory module goes. Lockdep says so once, and is silent about all that comes after.
+        if self.guest.kernel.line == KernelLine::Debug {
+            return Ok(None);
+        }
         let name = self.random.choice(self.dimms.iter()).cloned();
         // One that is asked for twice is refused.
         Ok(name.filter(|name| self.guest.qmp.remove_device(name).is_ok()).map(|_| String::new()))
