@@ -86,6 +86,11 @@ struct Follower {
     last_event: Option<String>,
     used_slots: u32,
     free_slots: u32,
+    /// Where the device tree in force is, where that image has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tree: Option<PhysAddr>,
+    /// Device trees written for CPUs that came.
+    trees_built: u64,
 }
 
 impl From<&abi::Status> for Follower {
@@ -110,6 +115,8 @@ impl From<&abi::Status> for Follower {
             last_event: (status.last_time != 0).then(|| moment(status.last_time)),
             used_slots: status.used_slots,
             free_slots: status.free_slots,
+            tree: (status.tree != 0).then_some(PhysAddr(status.tree)),
+            trees_built: status.trees_built,
         }
     }
 }
@@ -140,6 +147,12 @@ impl Follower {
             counted(self.stores as usize, "store"),
             counted(self.reconciled as usize, "earlier change"),
         ));
+        lines.extend(self.tree.map(|tree| {
+            format!(
+                "  the device tree in force is at {tree}; {} written",
+                counted(self.trees_built as usize, "tree")
+            )
+        }));
         lines.extend(self.last_event.as_ref().map(|last| {
             format!(
                 "  last event: {last}{}, took {}; the slowest took {}",
@@ -326,6 +339,14 @@ mod tests {
                 "  last event: 2026-11-22T19:00:00Z, took 1.9 us; the slowest took 31 us",
             ]
         );
+    }
+
+    #[test]
+    fn a_device_tree_is_told_of_where_there_is_one() {
+        let told = lines(&abi::Status { tree: 0x2810_0000, trees_built: 2, ..status() });
+        assert_eq!(told[2], "  the device tree in force is at 0x28100000; 2 trees written");
+        let value = serde_json::to_value(Follower::from(&status())).unwrap();
+        assert_eq!((value.get("tree"), &value["trees_built"]), (None, &serde_json::json!(0)));
     }
 
     #[test]

@@ -1,20 +1,17 @@
 //! What an event costs: the kernel's own handler, the module and a reload, in one guest and one boot.
 
 use anyhow::{Context, Result, ensure};
+use lab::arch::Arch;
 use lab::cache::KernelLine;
 use lab::guest::Guest;
 use lab::lab::{BUSYBOX_CAPTURE, Lab};
-use lab::machine::MIB;
 
 use super::calls::{Call, Tracer};
 use super::spread::Spread;
 
-/// The share of the time of the kernel's own handler that the module may take for an event of memory.
-const MOST: f64 = 1.0 / 50.0;
 /// Events of a kind, and blocks of memory that come and go.
 const EVENTS: u64 = 8;
 const RELOADS: usize = 3;
-const BLOCK: u64 = 128 * MIB;
 
 /// Where the module is in the guest.
 const MODULE: &str = "/hotdump.ko";
@@ -23,8 +20,49 @@ const NATIVE_HANDLER: &str = "crash_handle_hotplug_event";
 /// The module's two notifiers.
 const MEMORY_HANDLER: &str = "memory_event:mod:hotdump";
 const CPU_HANDLER: &str = "cpu_event:mod:hotdump";
-/// What loads and unloads.
-const SYSTEM_CALLS: [&str; 2] = ["__x64_sys_kexec_load", "__x64_sys_kexec_file_load"];
+
+/// What differs between the architectures.
+struct Facts {
+    /// What loads and unloads.
+    system_calls: &'static [&'static str],
+    /// The share of the time of the kernel's own handler that the module may take: for an event of memory, and for a CPU that
+    /// comes.
+    most: [f64; 2],
+    /// How a CPU goes and comes, in tables and in shell.
+    cpu: [(&'static str, &'static str); 2],
+    /// Whether a CPU is loaded anew between going and coming: otherwise the image knows it.
+    forgets: bool,
+}
+
+const X86_64: Facts = Facts {
+    system_calls: &["__x64_sys_kexec_load", "__x64_sys_kexec_file_load"],
+    most: [1.0 / 50.0, 1.0 / 50.0],
+    cpu: [
+        ("CPU offline", "echo 0 > /sys/devices/system/cpu/cpu1/online"),
+        ("CPU online", "echo 1 > /sys/devices/system/cpu/cpu1/online"),
+    ],
+    forgets: false,
+};
+
+/// A core goes and comes as an LPAR's does, by its index, node and all.
+const PPC64: Facts = Facts {
+    system_calls: &["sys_kexec_load"],
+    most: [1.0 / 10.0, 1.0 / 5.0],
+    cpu: [
+        ("core removed", "echo 'cpu remove index 0x10000001' > /sys/kernel/dlpar"),
+        ("core added", "echo 'cpu add index 0x10000001' > /sys/kernel/dlpar"),
+    ],
+    forgets: true,
+};
+
+impl Facts {
+    const fn of(arch: Arch) -> &'static Facts {
+        match arch {
+            Arch::X86_64 => &X86_64,
+            Arch::Ppc64 => &PPC64,
+        }
+    }
+}
 
 /// What can happen to the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,24 +76,24 @@ enum Kind {
 impl Kind {
     const ALL: [Kind; 4] = [Kind::MemoryRemoved, Kind::MemoryAdded, Kind::CpuOffline, Kind::CpuOnline];
 
-    fn name(self) -> &'static str {
+    fn name(self, facts: &Facts) -> &'static str {
         match self {
             Kind::MemoryRemoved => "memory removed",
             Kind::MemoryAdded => "memory added",
-            Kind::CpuOffline => "CPU offline",
-            Kind::CpuOnline => "CPU online",
+            Kind::CpuOffline => facts.cpu[0].0,
+            Kind::CpuOnline => facts.cpu[1].0,
         }
     }
 
     /// The line of shell that makes it happen, to a memory block or to CPU 1.
-    fn line(self, block: u64) -> String {
-        let (value, device) = match self {
-            Kind::MemoryRemoved => ("offline", format!("memory/memory{block}/state")),
-            Kind::MemoryAdded => ("online_movable", format!("memory/memory{block}/state")),
-            Kind::CpuOffline => ("0", "cpu/cpu1/online".into()),
-            Kind::CpuOnline => ("1", "cpu/cpu1/online".into()),
-        };
-        format!("echo {value} > /sys/devices/system/{device}")
+    fn line(self, block: u64, facts: &Facts) -> String {
+        let memory = |value| format!("echo {value} > /sys/devices/system/memory/memory{block}/state");
+        match self {
+            Kind::MemoryRemoved => memory("offline"),
+            Kind::MemoryAdded => memory("online_movable"),
+            Kind::CpuOffline => facts.cpu[0].1.to_owned(),
+            Kind::CpuOnline => facts.cpu[1].1.to_owned(),
+        }
     }
 }
 
@@ -71,41 +109,47 @@ struct Row {
 /// Measures in a guest with the newest kernel of `line`, prints tables as docs/results.md has them.
 ///
 /// # Errors
-/// If the module takes more than [`MOST`] of the time of the kernel's own handler for an event of memory.
+/// If the module takes more than [`Facts::most`] of the time of the kernel's own handler.
 pub(crate) fn events(lab: &Lab, line: KernelLine) -> Result<()> {
     let name = format!("bench-events-{}", line.name());
     let kernel = lab.sources.cache.kernel(line)?;
     let plan = lab.guest(&name, line)?.busybox_capture().counted_time();
     let plan = plan.file(MODULE, 0o644, &lab.module(&kernel)?).cmdline("memhp_default_state=online_movable");
     let mut guest = plan.boot()?;
-    guest.add_memory(EVENTS * BLOCK)?;
-    let reload = reload_by_kexec_tools(&mut guest, "reload: kexec-tools by udev", "")?;
-    let old_reload = reload_by_kexec_tools(&mut guest, "the same by kexec_load (`-c`)", "-c")?;
-    let own_reload = reload_by_hotdump(&mut guest)?;
-    let native = native(&mut guest)?;
-    let (module, idle) = module(&mut guest)?;
+    let facts = Facts::of(line.arch());
+    guest.add_memory(EVENTS * line.arch().block())?;
+    let mut rows = vec![reload_by_kexec_tools(&mut guest, facts, "reload: kexec-tools by udev", "")?];
+    if facts.system_calls.len() > 1 {
+        rows.push(reload_by_kexec_tools(&mut guest, facts, "the same by kexec_load (`-c`)", "-c")?);
+    }
+    rows.push(reload_by_hotdump(&mut guest, facts)?);
+    rows.push(native(&mut guest, facts)?);
+    let (module, idle) = module(&mut guest, facts)?;
+    rows.push(module);
     drop(guest);
     lab.clean_up(&name, true);
     println!("\nLinux {}, thousands of guest instructions, median (least to most):\n", kernel.release);
-    print_rows(&[&reload, &old_reload, &own_reload, &native, &module]);
+    print_rows(facts, &rows);
     println!("\nOf the kernel's own handler {idle} were left for each event while the module followed.\n");
-    print_ratios(&reload, &native, &module);
-    for (kind, (module, native)) in Kind::ALL.iter().zip(module.events.iter().zip(&native.events)).take(2) {
-        let share = module.share_of(native);
+    let [reload, .., native, module] = rows.as_slice() else { unreachable!("there are that many rows") };
+    print_ratios(facts, reload, native, module);
+    let [memory, cpu] = facts.most;
+    for (kind, most) in [(0, memory), (1, memory), (3, cpu)] {
+        let share = module.events[kind].share_of(&native.events[kind]);
+        let name = Kind::ALL[kind].name(facts);
         ensure!(
-            share <= MOST,
-            "{}: the module takes {share:.4} of the native handler's time, more than {MOST}",
-            kind.name()
+            share <= most,
+            "{name}: the module takes {share:.4} of the native handler's time, more than {most}"
         );
     }
     Ok(())
 }
 
 /// The kernel's own handler, without our module in the kernel.
-fn native(guest: &mut Guest) -> Result<Row> {
+fn native(guest: &mut Guest, facts: &Facts) -> Result<Row> {
     load(guest, "native")?;
     let tracer = Tracer::new(guest, &[NATIVE_HANDLER])?;
-    let calls = all_kinds(guest, &tracer)?;
+    let calls = all_kinds(guest, &tracer, facts, "native")?;
     tracer.stop(guest)?;
     guest.verify_says_complete()?;
     let all: Vec<u64> = calls.iter().flatten().map(|calls| took(calls, NATIVE_HANDLER)).collect();
@@ -117,11 +161,11 @@ fn native(guest: &mut Guest) -> Result<Row> {
 }
 
 /// The module, and what is left of the kernel's own handler then.
-fn module(guest: &mut Guest) -> Result<(Row, Spread)> {
+fn module(guest: &mut Guest, facts: &Facts) -> Result<(Row, Spread)> {
     guest.run(["insmod", MODULE])?.ok()?;
     load(guest, "module")?;
     let tracer = Tracer::new(guest, &[NATIVE_HANDLER, MEMORY_HANDLER, CPU_HANDLER])?;
-    let calls = all_kinds(guest, &tracer)?;
+    let calls = all_kinds(guest, &tracer, facts, "module")?;
     tracer.stop(guest)?;
     guest.verify_says_complete()?;
     let status: serde_json::Value = serde_json::from_str(guest.run(["hotdump", "status", "--json"])?.ok()?)
@@ -134,26 +178,25 @@ fn module(guest: &mut Guest) -> Result<(Row, Spread)> {
 
 /// As Debian's kdump-tools do it for each udev event of memory or a CPU: unload, then load. What its script does
 /// around the two commands is not in it. `option` chooses the system call; without one kexec-tools choose.
-fn reload_by_kexec_tools(guest: &mut Guest, name: &'static str, option: &str) -> Result<Row> {
-    let load = format!(
-        "kexec -p {option} --command-line='console=ttyS0 reset_devices nr_cpus=1 irqpoll' \
-         --initrd={BUSYBOX_CAPTURE} /boot/vmlinuz-{}",
-        guest.kernel.release
-    );
+fn reload_by_kexec_tools(guest: &mut Guest, facts: &Facts, name: &'static str, option: &str) -> Result<Row> {
+    let cmdline = guest.kernel.line.arch().capture_cmdline();
+    let image = guest.kernel.image_name();
+    let load =
+        format!("kexec -p {option} --command-line='{cmdline}' --initrd={BUSYBOX_CAPTURE} /boot/{image}");
     guest.shell(&load)?.ok()?;
-    reload(guest, name, &format!("kexec -p -u {option} && {load}"), 2)
+    reload(guest, facts, name, &format!("kexec -p -u {option} && {load}"), 2)
 }
 
 /// One call, the new image over the old.
-fn reload_by_hotdump(guest: &mut Guest) -> Result<Row> {
+fn reload_by_hotdump(guest: &mut Guest, facts: &Facts) -> Result<Row> {
     let line = format!("hotdump load --syscall load --keep reload --initrd {BUSYBOX_CAPTURE}");
-    reload(guest, "reload: hotdump load", &line, 1)
+    reload(guest, facts, "reload: hotdump load", &line, 1)
 }
 
-/// A reload by a line of shell that makes `calls` of [`SYSTEM_CALLS`]: the same whatever has happened. Until the first call
+/// A reload by a line of shell that makes `calls` of [`Facts::system_calls`]: the same whatever has happened. Until the first call
 /// begins there is the old image, from the end of the last on the new one.
-fn reload(guest: &mut Guest, name: &'static str, line: &str, calls: usize) -> Result<Row> {
-    let tracer = Tracer::new(guest, &SYSTEM_CALLS)?;
+fn reload(guest: &mut Guest, facts: &Facts, name: &'static str, line: &str, calls: usize) -> Result<Row> {
+    let tracer = Tracer::new(guest, facts.system_calls)?;
     let (mut times, mut gaps) = (Vec::new(), Vec::new());
     for _ in 0..RELOADS {
         let seen = tracer.calls(guest, |guest| {
@@ -189,14 +232,17 @@ fn load(guest: &mut Guest, keep: &str) -> Result<()> {
     Ok(())
 }
 
-/// Lets everything happen [`EVENTS`] times; gives the calls of each event, by kind.
-fn all_kinds(guest: &mut Guest, tracer: &Tracer) -> Result<[Vec<Vec<Call>>; 4]> {
+/// Lets everything happen [`EVENTS`] times; gives the calls of each event, by kind. `keep` is who follows.
+fn all_kinds(guest: &mut Guest, tracer: &Tracer, facts: &Facts, keep: &str) -> Result<[Vec<Vec<Call>>; 4]> {
     let blocks = guest.state()?.online_blocks;
     let mut calls = [const { Vec::new() }; 4];
     for pair in [0..2, 2..4] {
         for block in blocks.iter().rev().take(usize::try_from(EVENTS)?) {
             for kind in pair.clone() {
-                let line = Kind::ALL[kind].line(*block);
+                if facts.forgets && Kind::ALL[kind] == Kind::CpuOnline {
+                    load(guest, keep)?;
+                }
+                let line = Kind::ALL[kind].line(*block, facts);
                 calls[kind].push(tracer.calls(guest, |guest| guest.shell(&line)?.ok().map(drop))?);
             }
         }
@@ -216,8 +262,8 @@ fn sums(calls: &[Vec<Vec<Call>>; 4], functions: &[&str]) -> Result<[Spread; 4]> 
     Ok([spread(0)?, spread(1)?, spread(2)?, spread(3)?])
 }
 
-fn print_rows(rows: &[&Row]) {
-    let names = Kind::ALL.map(Kind::name).join(" | ");
+fn print_rows(facts: &Facts, rows: &[Row]) {
+    let names = Kind::ALL.map(|kind| kind.name(facts)).join(" | ");
     println!("| kept current by | {names} | without a dump, each event |\n|---|---|---|---|---|---|");
     for row in rows {
         let events: Vec<String> = row.events.iter().map(Spread::to_string).collect();
@@ -225,8 +271,11 @@ fn print_rows(rows: &[&Row]) {
     }
 }
 
-fn print_ratios(reload: &Row, native: &Row, module: &Row) {
-    println!("| ratio of medians | {} |\n|---|---|---|---|---|", Kind::ALL.map(Kind::name).join(" | "));
+fn print_ratios(facts: &Facts, reload: &Row, native: &Row, module: &Row) {
+    println!(
+        "| ratio of medians | {} |\n|---|---|---|---|---|",
+        Kind::ALL.map(|kind| kind.name(facts)).join(" | ")
+    );
     for (name, ours, theirs) in [
         ("module / native", module, native),
         ("module / reload", module, reload),
