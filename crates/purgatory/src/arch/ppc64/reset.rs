@@ -1,6 +1,7 @@
 //! Reset of a partition: the RTAS call `system-reboot`. The hypervisor itself offers a partition no call for it.
 //!
-//! On bare metal (OPAL) and where the loader found no RTAS the CPU waits: somebody has to reset the machine.
+//! On bare metal (OPAL), where the loader found no RTAS, and where this program lies too high for it, the CPU waits: somebody
+//! has to reset the machine.
 #![expect(unsafe_code, reason = "calls the firmware; reads the parameter block")]
 
 use core::arch::{asm, global_asm};
@@ -27,12 +28,20 @@ struct Arguments {
     status: u32,
 }
 
+/// RTAS is 32-bit code: its argument buffer and the way back from it must lie below.
+const RTAS_LIMIT: u64 = 1 << 32;
+
 /// Resets the machine, or waits for somebody who does.
 pub(crate) fn reset() -> ! {
     // SAFETY: the block lies in this program's own data, and nobody writes to it.
     let rtas = Params::parse(unsafe { &purgatory_params }).map(|params| params.rtas).unwrap_or_default();
-    if rtas.entry != 0 && hcall::in_a_partition() {
-        reboot(rtas);
+    let mut arguments =
+        Arguments { token: rtas.system_reboot.to_be(), inputs: 0, outputs: 1u32.to_be(), status: 0 };
+    let arguments = &raw mut arguments;
+    if rtas.entry != 0 && hcall::in_a_partition() && (arguments as u64) < RTAS_LIMIT {
+        // SAFETY: the loader took the addresses from the running machine's device tree; nothing of this program is needed
+        // any more. The stack is the program's end, so all of it lies below the limit.
+        unsafe { purgatory_enter_rtas(arguments, rtas.base, rtas.entry) }
     }
     let mut serial = Serial::COMMON;
     let _ = serial.write_str("hotdump purgatory: no way to reset is known, waiting\r\n");
@@ -40,15 +49,6 @@ pub(crate) fn reset() -> ! {
         // SAFETY: lowers this thread's priority, no more.
         unsafe { asm!("or 1, 1, 1", options(nomem, nostack, preserves_flags)) };
     }
-}
-
-fn reboot(rtas: Rtas) -> ! {
-    let mut arguments =
-        Arguments { token: rtas.system_reboot.to_be(), inputs: 0, outputs: 1u32.to_be(), status: 0 };
-    // SAFETY: the loader took the addresses from the running machine's device tree; nothing of this program is needed any
-    // more. RTAS is 32-bit code: it finds the buffer and its way back below 4 GiB, where the kernel reserves memory for
-    // crash kernels.
-    unsafe { purgatory_enter_rtas(&raw mut arguments, rtas.base, rtas.entry) }
 }
 
 // RTAS runs in real mode, 32-bit and big-endian: of the machine state only ME (bit 12) and RI (bit 1) are set. It comes back
