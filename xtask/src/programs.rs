@@ -13,6 +13,12 @@ use crate::module;
 /// What is built. The lab's agent needs least of the others' code.
 const PROGRAMS: [&str; 2] = ["lab-agent", "hotdump"];
 
+/// Crates with code of their own for each architecture.
+const OF_AN_ARCHITECTURE: [&str; 4] = ["host", "kexec", "purgatory", "vmcore"];
+
+/// A program that needs no library, nor the directories of another architecture to run under emulation.
+const STATIC: &str = "-C target-feature=+crt-static";
+
 /// Builds for `arch` and puts the programs into `target/dist/ARCH`.
 pub(crate) fn build(arch: Arch) -> Result<()> {
     let target = arch.rust_target();
@@ -25,7 +31,7 @@ pub(crate) fn build(arch: Arch) -> Result<()> {
         let mut command = Command::new(cargo_program());
         command.args(["build", "--release", "--target", target, "--package", name]);
         // The program is the capture initramfs' only one: it must need no library.
-        command.env("RUSTFLAGS", "-C target-feature=+crt-static");
+        command.env("RUSTFLAGS", STATIC);
         toolchain.set_up(&mut command, arch);
         cargo(&mut command)?;
         // A new file under the old name: the old one may be running.
@@ -38,6 +44,24 @@ pub(crate) fn build(arch: Arch) -> Result<()> {
         std::os::unix::fs::symlink("hotdump", link)?;
     }
     Ok(())
+}
+
+/// Runs the unit tests of the crates that differ between architectures for `arch`, which is not this machine's, under
+/// user emulation. Left out where the library is made from source: tests need more of it than the programs.
+pub(crate) fn test(arch: Arch) -> Result<()> {
+    let toolchain = Toolchain::of(arch)?;
+    if !matches!(toolchain, Toolchain::Own) {
+        eprintln!("no unit tests for {}: rustup has no library for it", arch.name());
+        return Ok(());
+    }
+    eprintln!("unit tests for {}: {}", arch.name(), OF_AN_ARCHITECTURE.join(" "));
+    let mut command = Command::new(cargo_program());
+    command.args(["test", "--quiet", "--target", arch.rust_target()]);
+    command.args(OF_AN_ARCHITECTURE.iter().flat_map(|name| ["--package", name]));
+    command.env("RUSTFLAGS", STATIC);
+    toolchain.set_up(&mut command, arch);
+    command.env(variable(arch, "RUNNER"), arch.user_emulator());
+    cargo(&mut command)
 }
 
 /// Where what is built for `arch` goes.
@@ -66,8 +90,7 @@ impl Toolchain {
     }
 
     fn set_up(&self, command: &mut Command, arch: Arch) {
-        let name = arch.rust_target().replace('-', "_").to_uppercase();
-        command.env(format!("CARGO_TARGET_{name}_LINKER"), arch.linker());
+        command.env(variable(arch, "LINKER"), arch.linker());
         if let Toolchain::FromSource(rustc) = self {
             // A stable compiler builds the library this way, too. By the variable and not by -Zbuild-std: a cargo started
             // by a build script (purgatory's) has to know.
@@ -75,6 +98,11 @@ impl Toolchain {
             command.env("CARGO_UNSTABLE_BUILD_STD", "std,panic_abort");
         }
     }
+}
+
+/// The variable that tells cargo `what` of the target.
+fn variable(arch: Arch, what: &str) -> String {
+    format!("CARGO_TARGET_{}_{what}", arch.rust_target().replace('-', "_").to_uppercase())
 }
 
 /// Whether the Rust in use has the library for `arch`.

@@ -6,7 +6,7 @@ use anyhow::Result;
 use lab::arch::Arch;
 use lab::{runner, scenarios};
 
-use crate::programs::{cargo, cargo_program};
+use crate::programs::{self, cargo, cargo_program};
 use crate::{archs, module, ready, setup};
 
 /// What cargo is asked to do. The flags of rustdoc come from the environment.
@@ -23,6 +23,10 @@ pub(crate) fn run() -> Result<()> {
     for arguments in CHECKS {
         eprintln!("cargo {}", arguments.join(" "));
         cargo(Command::new(cargo_program()).args(arguments).env("RUSTDOCFLAGS", "-D warnings"))?;
+    }
+    for arch in Arch::ALL.into_iter().filter(|arch| *arch != Arch::native()) {
+        setup::run(arch)?;
+        programs::test(arch)?;
     }
     let all = scenarios::all();
     let lab = ready(&archs(&all))?;

@@ -175,12 +175,17 @@ impl Arch {
         self.facts().registers
     }
 
+    /// The program that runs its static programs on another machine.
+    pub const fn user_emulator(self) -> &'static str {
+        self.facts().user_emulator
+    }
+
     /// A command that runs one of its programs on this machine.
     pub fn command(self, program: &Path) -> Command {
         if self == Arch::native() {
             return Command::new(program);
         }
-        let mut command = Command::new(self.facts().user_emulator);
+        let mut command = Command::new(self.user_emulator());
         command.arg(program);
         command
     }
