@@ -7,7 +7,7 @@
 use core::arch::{asm, global_asm};
 use core::fmt::Write as _;
 
-use purgatory::{PARAMS_SIZE, Params, Rtas};
+use purgatory::{PARAMS_SIZE, Params};
 
 use super::{Serial, hcall};
 
