@@ -181,7 +181,7 @@ pub enum Refusal {
 #[non_exhaustive]
 pub enum TreeFault {
     /// Bytes that are not a flattened tree.
-    #[error("not a device tree blob ({0}): give one as `dtc -O dtb` or /sys/firmware/fdt has it")]
+    #[error("not a device tree blob ({0}): give one of version 17, as `dtc -O dtb` writes it")]
     NotATree(#[from] devtree::TreeError),
     /// A name that is not text.
     #[error("a name that is not text in node \"{0}\"")]
