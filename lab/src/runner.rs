@@ -74,6 +74,10 @@ fn side_by_side(
             let outcome = run(scenario);
             let one = Ended { name: scenario.name, outcome, took: start.elapsed() };
             eprintln!("{:>18} {:6.1} s  {}", one.name, one.took.as_secs_f64(), one.result());
+            // Others may run for long before the end's table tells.
+            if let Err(error) = &one.outcome {
+                eprintln!("{error:#}");
+            }
             locked(&ended).push((place, one));
         }
     };

@@ -15,10 +15,10 @@ use crate::product::By;
 
 scenarios! {
     on Ppc64;
+    ppc64le_load_6_12: "PowerPC, 6.12's own handler: two DIMMs and a core added, a DIMM removed, the new core panics",
     ; long:
     ppc64le_control: "PowerPC, kexec-tools and a busybox capture on 6.12: the lab itself can be trusted",
-    ppc64le_load_6_12: "PowerPC, 6.12's own handler: two DIMMs and a core added, a DIMM removed, the new core panics",
-    ppc64le_load_6_12_cpu0: "the same, CPU 0 panics",
+    ppc64le_load_6_12_cpu0: "the same as ppc64le_load_6_12, CPU 0 panics",
     ppc64le_load_6_12_64k: "the same as ppc64le_load_6_12 with pages of 64 KiB",
     ppc64le_module_6_1: "PowerPC, the module on 6.1: two DIMMs and a core added, a DIMM removed, the new core panics",
     ppc64le_module_6_1_cpu0: "the same as ppc64le_module_6_1, CPU 0 panics",
