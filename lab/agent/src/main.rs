@@ -192,7 +192,8 @@ fn state() -> Result<State> {
         let name = entry.file_name();
         let number = name.to_str().and_then(|name| name.strip_prefix("memory")?.parse().ok());
         let Some(number) = number else { continue };
-        if read_text(entry.path().join("state"))? == "online" {
+        // One that goes ("going-offline") is there until the kernel has told everybody that it is gone.
+        if read_text(entry.path().join("state"))? != "offline" {
             online_blocks.push(number);
         }
     }
