@@ -218,7 +218,8 @@ impl<'m, L: Live> Image<'m, L> {
         // First its note: when it can be booted on, it is in the dump.
         let stores = self.point(slot)?;
         let Some(trees) = &mut self.trees else { return Ok(stores) };
-        if trees.lists(comer.hardware) {
+        // Nodes come with a CPU that the tree was found to lack; to look again would cost as much as to find out.
+        if comer.nodes.is_empty() && trees.lists(comer.hardware) {
             return Ok(stores);
         }
         let written = trees.rebuild(&mut self.live, comer.nodes, Some(comer.hardware))?;

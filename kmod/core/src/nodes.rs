@@ -42,6 +42,11 @@ impl<'a> Nodes<'a> {
         Self { records }
     }
 
+    /// Whether there are none.
+    pub(crate) fn is_empty(self) -> bool {
+        self.records.is_empty()
+    }
+
     /// Names of the CPUs, in order.
     pub(crate) fn cpus(self) -> impl Iterator<Item = &'a [u8]> {
         self.filter_map(|part| match part {

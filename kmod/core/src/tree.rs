@@ -68,11 +68,15 @@ impl<'m> Trees<'m> {
         nodes: Nodes<'_>,
         comer: Option<u32>,
     ) -> Result<u64, Reason> {
-        self.check_whole(live)?;
+        self.check_pointer(live)?;
         let spare = 1 - self.current.min(1);
         let [first, second] = &mut self.shadows;
         let (from, to) = if spare == 1 { (&**first, &mut **second) } else { (&**second, &mut **first) };
         let tree = Tree::parse(from).map_err(|_| Reason::Update)?;
+        let used = from.get(..tree.total_size().next_multiple_of(8)).ok_or(Reason::Update)?;
+        if !is_as_written(live, self.current, used) {
+            return Err(Reason::Changed);
+        }
         let size =
             replace_cpus(&tree, to, |writer| fill(writer, &tree, nodes)).map_err(|error| match error {
                 WriteError::Full => Reason::TreeFull,
@@ -99,19 +103,15 @@ impl<'m> Trees<'m> {
         Ok(steps + 1)
     }
 
-    /// Whether all of the tree in force is as last written.
-    fn check_whole(&self, live: &impl Live) -> Result<(), Reason> {
-        self.check_pointer(live)?;
-        let tree = Tree::parse(self.shadow()).map_err(|_| Reason::Update)?;
-        let used = self.shadow().get(..tree.total_size().next_multiple_of(8)).ok_or(Reason::Update)?;
-        let (words, _) = used.as_chunks::<8>();
-        let is_same = |(index, word): (usize, &[u8; 8])| live.tree_word(self.current, index * 8) == *word;
-        if words.iter().enumerate().all(is_same) { Ok(()) } else { Err(Reason::Changed) }
-    }
-
     fn shadow(&self) -> &[u8] {
         self.shadows.get(self.current).map_or(&[], |shadow| shadow)
     }
+}
+
+/// Whether what lies in a place is, as far as `shadow` reaches, what was last written there.
+fn is_as_written(live: &impl Live, place: usize, shadow: &[u8]) -> bool {
+    let (words, _) = shadow.as_chunks::<8>();
+    words.iter().enumerate().all(|(index, word)| live.tree_word(place, index.wrapping_mul(8)) == *word)
 }
 
 /// Writes the machine's CPUs, and caches that the tree does not have.
