@@ -301,14 +301,6 @@ impl Guest {
         self.crash_by(&format!("crash by: {line}"), None, |guest| guest.shell(&later)?.ok().map(drop))
     }
 
-    /// Plugs in a CPU, over which the guest is to panic.
-    pub fn crash_by_adding_cpu(self) -> Result<Crashed> {
-        self.crash_by("crash by a new CPU", None, |guest| {
-            let place = guest.kernel.line.arch().cpu_place();
-            guest.qmp.add_cpu("cpu-of-panic", place)
-        })
-    }
-
     fn crash_by(
         mut self,
         how: &str,
@@ -373,9 +365,12 @@ impl Guest {
         let start = Instant::now();
         while self.qemu.try_wait()?.is_none() {
             if start.elapsed() > limit {
+                let registers = self.qmp.registers()?;
+                fs::write(self.paths.registers(), registers)?;
                 bail!(
-                    "the machine still runs {} s after the crash: {}",
+                    "the machine still runs {} s after the crash, its CPUs as in {}: {}",
                     limit.as_secs(),
+                    self.paths.registers().display(),
                     last_line(&self.console()?)
                 );
             }

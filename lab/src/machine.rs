@@ -118,6 +118,11 @@ impl Paths {
         self.dir.join("qemu.log")
     }
 
+    /// The registers of a guest that did not come to its end.
+    pub fn registers(&self) -> PathBuf {
+        self.dir.join("registers.txt")
+    }
+
     /// The first kernel's initramfs.
     pub fn initramfs(&self) -> PathBuf {
         self.dir.join("first.cpio")

@@ -37,21 +37,23 @@ impl Guest {
     /// Loads by hotdump with the initramfs that [`Guest::make_initramfs`] made, or with that of busybox where that is
     /// in the guest. `more` are further arguments.
     pub fn load(&mut self, by: By, more: &[&str]) -> Result<Outcome> {
-        let initrd = if self.has(BUSYBOX_CAPTURE)? { BUSYBOX_CAPTURE } else { CAPTURE };
-        self.load_with(by, initrd, more)
+        let command = self.load_command(by, more)?;
+        let loaded = self.run(command)?;
+        loaded.ok()?;
+        let told = if more.contains(&"--json") { "loaded" } else { loaded.ran.stdout.trim() };
+        self.say(format!("hotdump load: {:.2} s: {told}", loaded.took().as_secs_f64()));
+        Ok(loaded)
     }
 
-    fn load_with(&mut self, by: By, initrd: &str, more: &[&str]) -> Result<Outcome> {
+    /// The command by which [`Guest::load`] loads.
+    pub fn load_command(&mut self, by: By, more: &[&str]) -> Result<Vec<String>> {
+        let initrd = if self.has(BUSYBOX_CAPTURE)? { BUSYBOX_CAPTURE } else { CAPTURE };
         let by = match by {
             By::Load => "load",
             By::FileLoad => "file",
         };
         let argv = ["hotdump", "load", "--syscall", by, "--initrd", initrd];
-        let loaded = self.run(argv.iter().chain(more).copied())?;
-        loaded.ok()?;
-        let told = if more.contains(&"--json") { "loaded" } else { loaded.ran.stdout.trim() };
-        self.say(format!("hotdump load: {:.2} s: {told}", loaded.took().as_secs_f64()));
-        Ok(loaded)
+        Ok(argv.iter().chain(more).map(|word| word.to_string()).collect())
     }
 
     /// Whether the guest has a file.

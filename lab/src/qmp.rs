@@ -82,6 +82,11 @@ impl Qmp {
         self.execute("device_add", &arguments.into())
     }
 
+    /// The registers of all CPUs, as QEMU's monitor prints them: where a guest stands that says nothing any more.
+    pub fn registers(&mut self) -> Result<String> {
+        self.query("human-monitor-command", &json!({"command-line": "info registers -a"}))
+    }
+
     /// Has QEMU write the guest's state to a file, and waits until it is there. The guest stands still from then on.
     pub fn freeze(&mut self, file: &Path, patience: Duration) -> Result<()> {
         self.execute("migrate", &json!({"uri": format!("file:{}", file.display())}))?;

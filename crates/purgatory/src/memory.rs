@@ -16,3 +16,29 @@ pub(crate) fn region_bytes(region: &Region) -> &'static [u8] {
     // CPU runs, with interrupts off.
     unsafe { core::slice::from_raw_parts(region.start as *const u8, region.size as usize) }
 }
+
+/// C `memcmp`.
+///
+/// # Safety
+/// As C: `count` bytes readable at `left` and at `right`.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn memcmp(left: *const u8, right: *const u8, count: usize) -> i32 {
+    for index in 0..count {
+        // SAFETY: the caller's promise. Volatile, so that the compiler does not turn the loop into a call of itself.
+        let (l, r) = unsafe { (left.add(index).read_volatile(), right.add(index).read_volatile()) };
+        if l != r {
+            return i32::from(l) - i32::from(r);
+        }
+    }
+    0
+}
+
+/// C `bcmp`.
+///
+/// # Safety
+/// As [`memcmp`].
+#[unsafe(no_mangle)]
+unsafe extern "C" fn bcmp(left: *const u8, right: *const u8, count: usize) -> i32 {
+    // SAFETY: the caller's promise.
+    unsafe { memcmp(left, right, count) }
+}

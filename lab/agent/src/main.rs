@@ -1,7 +1,7 @@
 //! The first program of a lab guest: makes the usual mounts, then answers the host's requests at a serial port.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use lab_agent::{Answer, PORT, Ran, Request, Run, State};
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::termios::{OptionalActions, tcdrain, tcgetattr, tcsetattr};
@@ -193,7 +194,7 @@ fn state() -> Result<State> {
         let number = name.to_str().and_then(|name| name.strip_prefix("memory")?.parse().ok());
         let Some(number) = number else { continue };
         // One that goes ("going-offline") is there until the kernel has told everybody that it is gone.
-        if read_text(entry.path().join("state"))? != "offline" {
+        if block_state(&entry.path())?.is_some_and(|state| state != "offline") {
             online_blocks.push(number);
         }
     }
@@ -207,6 +208,20 @@ fn state() -> Result<State> {
         memory_total: memory::meminfo("MemTotal")?,
         memory_available: memory::meminfo("MemAvailable")?,
     })
+}
+
+/// The state of a memory block; `None` where it was taken out while it was looked at.
+fn block_state(block: &Path) -> Result<Option<String>> {
+    match fs::read_to_string(block.join("state")) {
+        Ok(state) => Ok(Some(state.trim().to_owned())),
+        Err(error)
+            if error.kind() == ErrorKind::NotFound
+                || error.raw_os_error() == Some(Errno::NODEV.raw_os_error()) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error).with_context(|| format!("reading the state of {}", block.display())),
+    }
 }
 
 /// The CPUs of a list like "0-2,5".

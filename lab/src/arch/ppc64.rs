@@ -12,7 +12,7 @@ pub(super) const FACTS: Facts = Facts {
     rust_target: "powerpc64le-unknown-linux-gnu",
     linker: "powerpc64le-linux-gnu-gcc",
     cross_packages: &["gcc-powerpc64le-linux-gnu", "libc6-dev-ppc64el-cross"],
-    guest_packages: &["qemu-system-ppc", "qemu-user-static"],
+    guest_packages: &["qemu-system-ppc", "qemu-user-static", "device-tree-compiler"],
     qemu: "qemu-system-ppc64",
     user_emulator: "qemu-ppc64le-static",
     debian: "ppc64el",

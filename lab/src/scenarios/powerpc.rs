@@ -1,5 +1,9 @@
 //! The rounds of the other architecture, on PowerPC: stories that stand elsewhere, with its kernels.
 
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
 use anyhow::{Context, Result, ensure};
 
 use super::module::{LOAD, Panic, boot, follow, plan, stores};
@@ -8,6 +12,7 @@ use super::scenarios;
 use super::stores::{every, panic_after, some};
 use super::storm::Storm;
 use crate::cache::KernelLine::{self, Ppc64V6_1, Ppc64V6_12, Ppc64V6_12Pages64K};
+use crate::debian::{output, run};
 use crate::guest::Guest;
 use crate::lab::Lab;
 use crate::machine::MIB;
@@ -25,7 +30,7 @@ scenarios! {
     ppc64le_module_6_12: "the same on 6.12, whose own handler is left out; the new core panics",
     ppc64le_module_6_12_cpu0: "the same, CPU 0 panics",
     ppc64le_module_6_12_64k: "the same as ppc64le_module_6_12 with pages of 64 KiB",
-    ppc64le_tree: "PowerPC, the module on 6.1: a core is added, and a panic comes after each step to the new device tree",
+    ppc64le_tree: "PowerPC, the module on 6.1: a panic after each step to a device tree with a CPU more",
     ppc64le_stores: "PowerPC, a panic after a middle and the last store of each kind of change to memory",
     ppc64le_stores_full: "the same after every single store; HOTDUMP_LAB_CHANGE=grow: only of that kind of change",
     ppc64le_storm: "PowerPC, the module on 6.1: 100 random events while a program loads, unloads and verifies",
@@ -84,32 +89,49 @@ fn ppc64le_storm(lab: &Lab, name: &str) -> Result<()> {
     Storm { line: Ppc64V6_1, events: 100, seed: 5 }.run(lab, name)
 }
 
-/// A new CPU brings a new device tree, which is written beside the one in force before that is changed for it.
+/// Where the guest has a device tree that lacks a CPU.
+const STALE_TREE: &str = "/stale.dtb";
+
+/// A new CPU brings a new device tree, which is written beside the one in force before that is changed for it. Here the CPU
+/// has come between plan and arming: QEMU's system reset, which stops CPUs at a panic, also starts one that is
+/// plugged in and was never started, and what that does then is nobody's doing.
 fn ppc64le_tree(lab: &Lab, name: &str) -> Result<()> {
-    let (memory, crashkernel) = Ppc64V6_1.arch().least_memory();
-    let small = || plan(lab, name, Ppc64V6_1).map(|plan| plan.memory(memory).crashkernel(crashkernel));
     let begin = || -> Result<Guest> {
-        let mut guest = boot(small()?)?;
-        guest.load(By::Load, LOAD)?;
-        guest.verify_says_complete()?;
+        let mut guest = boot(plan(lab, name, Ppc64V6_1)?)?;
+        let tree = tree_without_cpu(&guest.read("/sys/firmware/fdt")?, &lab.paths(name).dir)?;
+        guest.write(STALE_TREE, 0o600, &tree)?;
         guest.fill_at_most(64 * MIB)?;
         Ok(guest)
     };
     let mut guest = begin()?;
-    let before = stores(&mut guest)?;
-    guest.add_cpu()?;
-    let steps = stores(&mut guest)? - before;
+    guest.load(By::Load, &[LOAD, &["--dtb", STALE_TREE]].concat())?;
+    guest.verify_says_complete()?;
+    let steps = stores(&mut guest)?;
     ensure!(steps > 1, "a new CPU took {steps} steps");
     drop(guest);
     for step in 1..=steps {
         let told = format!("step {step} of {steps}");
         let mut guest = begin()?;
         guest.shell(&format!("echo {step} > /sys/module/hotdump/parameters/panic_after_store"))?.ok()?;
-        let crashed = guest.crash_by_adding_cpu()?;
+        // On a CPU that both trees have.
+        let load = format!("taskset 1 {}", guest.load_command(By::Load, LOAD)?.join(" "));
+        let crashed = guest.crash_by_running(&format!("{load} --dtb {STALE_TREE}"))?;
         let console = crashed.console()?;
         ensure!(console.contains("as many stores as panic_after_store asked for"), "{told}: another panic");
         crashed.complete().with_context(|| told.clone())?;
         crashed.tell.say(format!("{told}: a good dump"));
     }
     Ok(())
+}
+
+/// The guest's own tree without its second CPU, in the version that `--dtb` takes.
+fn tree_without_cpu(tree: &[u8], dir: &Path) -> Result<Vec<u8>> {
+    let (own, stale) = (dir.join("own.dtb"), dir.join("stale.dtb"));
+    fs::write(&own, tree)?;
+    run(Command::new("dtc").args(["-q", "-I", "dtb", "-O", "dtb", "-V", "17", "-o"]).arg(&stale).arg(&own))?;
+    let cpus = output(Command::new("fdtget").arg("-l").arg(&stale).arg("/cpus"))?;
+    let second = cpus.lines().filter(|node| node.starts_with("PowerPC,")).nth(1);
+    let second = second.with_context(|| format!("the guest's tree has no second CPU: {cpus}"))?;
+    run(Command::new("fdtput").arg("-r").arg(&stale).arg(format!("/cpus/{second}")))?;
+    Ok(fs::read(stale)?)
 }

@@ -1,4 +1,5 @@
-//! The memory routines that compiled code calls: on this target they come from the C library, which is not here.
+//! The memory routines that compiled code calls, as far as this architecture has good instructions for them. On this target they
+//! come from the C library, which is not here.
 //! Words where it matters, bytes for the rest. In assembly, for a compiler makes calls of these routines from such loops.
 #![expect(unsafe_code, reason = "provides the C memory routines and copies memory from address 0")]
 
@@ -98,30 +99,4 @@ unsafe extern "C" fn memset(to: *mut u8, value: i32, count: usize) -> *mut u8 {
         }
     }
     to
-}
-
-/// C `memcmp`.
-///
-/// # Safety
-/// As C: `count` bytes readable at `left` and at `right`.
-#[unsafe(no_mangle)]
-unsafe extern "C" fn memcmp(left: *const u8, right: *const u8, count: usize) -> i32 {
-    for index in 0..count {
-        // SAFETY: the caller's promise. Volatile, so that the compiler does not turn the loop into a call of itself.
-        let (l, r) = unsafe { (left.add(index).read_volatile(), right.add(index).read_volatile()) };
-        if l != r {
-            return i32::from(l) - i32::from(r);
-        }
-    }
-    0
-}
-
-/// C `bcmp`.
-///
-/// # Safety
-/// As [`memcmp`].
-#[unsafe(no_mangle)]
-unsafe extern "C" fn bcmp(left: *const u8, right: *const u8, count: usize) -> i32 {
-    // SAFETY: the caller's promise.
-    unsafe { memcmp(left, right, count) }
 }
