@@ -115,6 +115,8 @@ impl<'m, L: Live> Image<'m, L> {
         if !live.is_ours() {
             return Err(Reason::NotOurs.into());
         }
+        // Another machine's header is told by that, though its entries may be wrong by that machine's rules as well.
+        let is_native = u16_at(shadow, ehdr::MACHINE) == Some(arch.machine.number());
         let index = Index::rebuild(shadow, nodes).map_err(|error| {
             let found = match error {
                 UpdateError::Header(parse) => parse.offset as u32,
@@ -123,9 +125,11 @@ impl<'m, L: Live> Image<'m, L> {
                 }
                 _ => 0,
             };
+            let found = if is_native { found } else { found.min(ehdr::MACHINE as u32) };
             Refused { found, ..Reason::BadHeader.into() }
         })?;
-        if let Some(found) = wrong_for(shadow, arch, in_reservation) {
+        let wrong = if is_native { wrong_copy(shadow, arch, in_reservation) } else { Some(ehdr::MACHINE) };
+        if let Some(found) = wrong {
             return Err(Refused { found: found as u32, ..Reason::BadHeader.into() });
         }
         if let Some(trees) = &trees {
@@ -299,12 +303,9 @@ impl<'m, L: Live> Image<'m, L> {
     }
 }
 
-/// Byte of the header that is wrong on this architecture: its machine, or an entry for memory that was copied aside.
-fn wrong_for(header: &[u8], arch: &Arch, in_reservation: impl Fn(PhysRange) -> bool) -> Option<usize> {
+/// Byte of an entry for memory that was copied aside, which is wrong on this architecture.
+fn wrong_copy(header: &[u8], arch: &Arch, in_reservation: impl Fn(PhysRange) -> bool) -> Option<usize> {
     let header = Header::parse(header).ok()?;
-    if header.machine() != arch.machine {
-        return Some(ehdr::MACHINE);
-    }
     let mut taken = 0;
     let wrong = header.copied().find(|(_, load)| {
         let is_good = (load.paddr.0, load.size) == (0, arch.copied)
@@ -314,6 +315,10 @@ fn wrong_for(header: &[u8], arch: &Arch, in_reservation: impl Fn(PhysRange) -> b
         !is_good || taken > 1
     });
     wrong.map(|(at, _)| at)
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    bytes.get(at..)?.first_chunk().copied().map(u16::from_le_bytes)
 }
 
 fn word(bytes: &[u8], at: usize) -> Option<u64> {

@@ -506,6 +506,17 @@ fn the_answer_names_the_byte_that_is_wrong() {
     }
 }
 
+/// Its entries would be wrong by the rules of that machine, too: it is the machine that is told of.
+#[test]
+fn a_header_of_another_machine_is_told_by_its_machine() {
+    let fake = image();
+    let other = elfcorehdr::Machine::Ppc64.number().to_le_bytes();
+    fake.header.borrow_mut()[ehdr::MACHINE..][..2].copy_from_slice(&other);
+    let header = fake.header.borrow().clone();
+    let refused = Machine::new(Fake::of(header), &[], &[]).arm(&request()).unwrap_err();
+    assert_eq!((refused.reason, refused.found), (Reason::BadHeader, ehdr::MACHINE as u32));
+}
+
 fn happening() -> impl Strategy<Value = Happening> {
     // Block 2 came at boot; from 4 on they are hot-added.
     let number = prop_oneof![1 => 2..3u64, 9 => 4..20u64];
