@@ -53,7 +53,7 @@ fn main() -> Result<(), Failure> {
         .canonicalize()?;
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-env-changed={BUILD_STD}");
-    for part in ["Cargo.toml", "build.rs", "src"] {
+    for part in ["Cargo.toml", "build.rs", "src", "../devtree/src"] {
         println!("cargo::rerun-if-changed={}", source.join(part).display());
     }
     let file = build(&source, &out.join("purgatory-target"))?;

@@ -2,10 +2,11 @@
 
 use core::fmt;
 
-/// First bytes of a flattened device tree (Devicetree Specification 0.4, 5.2).
-const MAGIC: [u8; 4] = [0xd0, 0x0d, 0xfe, 0xed];
+use devtree::BOOT_CPU_OFFSET;
+
+/// First bytes of a flattened device tree.
+const MAGIC: [u8; 4] = devtree::MAGIC.to_be_bytes();
 const TOTAL_SIZE: usize = 4;
-const BOOT_CPU: usize = 28;
 const HEADER_SIZE: usize = 40;
 
 /// Makes `cpu`, a hardware id, the boot CPU of the flattened device tree at the start of `slot`.
@@ -21,7 +22,7 @@ pub fn set_boot_cpu(slot: &mut [u8], cpu: u32) -> Result<(), TreeError> {
     if (size as usize) < HEADER_SIZE || size as usize > slot.len() {
         return Err(TreeError::Size(size));
     }
-    if let Some(place) = slot.get_mut(BOOT_CPU..BOOT_CPU + 4) {
+    if let Some(place) = slot.get_mut(BOOT_CPU_OFFSET..BOOT_CPU_OFFSET + 4) {
         place.copy_from_slice(&cpu.to_be_bytes());
     }
     Ok(())
