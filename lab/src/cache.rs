@@ -105,6 +105,16 @@ impl KernelLine {
         self.facts().3
     }
 
+    /// The releases of the line among the names of image packages, oldest first.
+    fn releases(self, packages: &[String]) -> Vec<String> {
+        let end = format!("-{}", self.facts().4);
+        let releases = packages.iter().filter_map(|name| name.strip_prefix("linux-image-"));
+        let mut releases: Vec<String> =
+            releases.filter(|release| release.ends_with(&end)).map(str::to_owned).collect();
+        releases.sort_by(|a, b| debian::compare_versions(a, b));
+        releases
+    }
+
     /// The package that stands for its newest "image" or "headers".
     fn package(self, kind: &str) -> String {
         format!("linux-{kind}-{}", self.facts().4)
@@ -293,7 +303,7 @@ impl Cache {
                         let (image, headers) = (line.package("image"), line.package("headers"));
                         debian::make_root(line.suite(), &[&image, &headers, "make"], new)?;
                     } else {
-                        self.make_cross_root(line, new)?;
+                        self.make_cross_root(line, new, say)?;
                     }
                     prepare_kernel(new, line.arch())
                 })?;
@@ -306,16 +316,30 @@ impl Cache {
 
     /// Makes a root of this machine's architecture in which modules for the line's kernel can be built: image and headers
     /// are of the kernel's architecture, the kernel's tools and the cross compiler of this one's.
-    fn make_cross_root(&self, line: KernelLine, new: &Path) -> Result<()> {
+    ///
+    /// Of the suite's releases it is the newest that can be had: an index can be ahead of what lies in the mirror's pool.
+    fn make_cross_root(&self, line: KernelLine, new: &Path, say: &(dyn Fn(String) + Sync)) -> Result<()> {
         let apt = self.apt(line.name(), line.arch(), line.suite())?;
-        let image = apt.depends_on(&line.package("image"), "linux-image-")?;
-        let headers = apt.depends_on(&line.package("headers"), "linux-headers-")?;
-        let common = apt.depends_on(&headers, "linux-headers-")?;
+        let names = apt.names(&format!("linux-image-{}", line.release_prefix()))?;
+        let mut releases = line.releases(&names);
+        let debs = debian::debs_of(new);
+        let headers = loop {
+            let release = releases.pop();
+            let release =
+                release.with_context(|| format!("{} has no {}", line.suite(), line.package("image")))?;
+            let [image, headers] = ["image", "headers"].map(|kind| format!("linux-{kind}-{release}"));
+            let common = apt.depends_on(&headers, "linux-headers-")?;
+            let packages = [image, headers.clone(), common].map(|name| apt.newest(&name));
+            match apt.download(&packages.into_iter().collect::<Result<Vec<_>>>()?, &debs) {
+                Ok(()) => break headers,
+                Err(error) if releases.is_empty() => return Err(error),
+                Err(error) => say(format!("{release} is not to be had, an older one is tried: {error:#}")),
+            }
+        };
         let kbuild = apt.depends_on(&headers, "linux-kbuild-")?;
         let compiler = format!("{}-{}", apt.depends_on(&headers, "gcc-")?, line.arch().compiler_suffix());
         debian::make_root(line.suite(), &["make", &kbuild, &compiler], new)?;
-        let packages = [image, headers, common].map(|name| apt.newest(&name));
-        apt.extract(&packages.into_iter().collect::<Result<Vec<_>>>()?, new)
+        debian::unpack(&debs, new)
     }
 
     /// Held while something is fetched: other source trees share the cache.
@@ -435,5 +459,15 @@ mod tests {
         }
         let unknown = KernelLine::of_name("6.2").unwrap_err().to_string();
         assert!(unknown.contains("6.12, 7, debug, 6.1-ppc64le"), "{unknown}");
+    }
+
+    #[test]
+    fn releases_of_a_line_among_packages() {
+        let packages =
+            ["6.12.117+deb13-powerpc64le-64k", "6.12.9+deb13-powerpc64le", "6.12.117+deb13-powerpc64le"]
+                .map(|release| format!("linux-image-{release}"));
+        let dbg = ["linux-image-6.12.117+deb13-powerpc64le-dbg".to_owned()];
+        let releases = KernelLine::Ppc64V6_12.releases(&[&packages[..], &dbg].concat());
+        assert_eq!(releases, ["6.12.9+deb13-powerpc64le", "6.12.117+deb13-powerpc64le"]);
     }
 }

@@ -149,20 +149,41 @@ impl Apt {
         })
     }
 
+    /// The names of all packages that begin with `prefix`.
+    pub fn names(&self, prefix: &str) -> Result<Vec<String>> {
+        let names = output(self.command("apt-cache").args(["pkgnames", prefix]))?;
+        Ok(names.lines().map(str::to_owned).collect())
+    }
+
     /// Downloads `packages` and extracts them into the directory `target`.
     pub fn extract(&self, packages: &[Package], target: &Path) -> Result<()> {
-        let name = target.file_name().unwrap_or_default().to_string_lossy();
-        let debs = target.with_file_name(format!("{name}.debs"));
-        recreate(&debs)?;
-        let names = packages.iter().map(|one| format!("{}={}", one.name, one.version));
-        run(self.command("apt-get").args(["-q", "download"]).args(names).current_dir(&debs))?;
-        fs::create_dir_all(target)?;
-        for entry in fs::read_dir(&debs)? {
-            run(Command::new("dpkg-deb").arg("-x").arg(entry?.path()).arg(target))?;
-        }
-        fs::remove_dir_all(&debs)?;
-        Ok(())
+        let debs = debs_of(target);
+        self.download(packages, &debs)?;
+        unpack(&debs, target)
     }
+
+    /// Downloads `packages` into the directory `debs`, which then holds nothing else.
+    pub fn download(&self, packages: &[Package], debs: &Path) -> Result<()> {
+        recreate(debs)?;
+        let names = packages.iter().map(|one| format!("{}={}", one.name, one.version));
+        run(self.command("apt-get").args(["-q", "download"]).args(names).current_dir(debs))
+    }
+}
+
+/// The directory beside `target` for the packages that are extracted into it.
+pub fn debs_of(target: &Path) -> PathBuf {
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    target.with_file_name(format!("{name}.debs"))
+}
+
+/// Extracts the packages that lie in the directory `debs` into the directory `target`, and removes `debs`.
+pub fn unpack(debs: &Path, target: &Path) -> Result<()> {
+    fs::create_dir_all(target)?;
+    for entry in fs::read_dir(debs)? {
+        run(Command::new("dpkg-deb").arg("-x").arg(entry?.path()).arg(target))?;
+    }
+    fs::remove_dir_all(debs)?;
+    Ok(())
 }
 
 /// What a plain program of Debian's expects to find, and no package depends on.
