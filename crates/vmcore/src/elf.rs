@@ -6,7 +6,7 @@ use elfcorehdr::{Machine, PhysAddr};
 use object::elf::{self, FileHeader64, ProgramHeader64};
 use object::{LittleEndian as LE, pod};
 
-use crate::arch::{self, Arch, Mapping, PRSTATUS_PID};
+use crate::arch::{self, Arch, Mapping, PRSTATUS_PID, PRSTATUS_REGISTERS};
 use crate::source::{ReadAt, VirtAddr};
 use crate::vmcoreinfo::{InfoError, VmcoreInfo};
 
@@ -111,7 +111,7 @@ impl Segment {
 }
 
 /// What a CPU's NT_PRSTATUS note says of it at the crash.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CpuState {
     /// The task that ran on the CPU.
     pub pid: u32,
@@ -119,6 +119,8 @@ pub struct CpuState {
     pub ip: VirtAddr,
     /// Stack pointer.
     pub sp: VirtAddr,
+    /// Its registers by the names that the kernel prints, those that the note holds whole.
+    pub registers: Vec<(&'static str, u64)>,
 }
 
 /// A note: where it lies in the file.
@@ -261,10 +263,19 @@ impl<S: ReadAt> Core<S> {
         if note.desc_size < needed as u64 {
             return None;
         }
-        let bytes = self.read_vec(note.desc_offset, needed as u64).ok()?;
+        let whole = (PRSTATUS_REGISTERS + registers.names.len() * 8).max(needed) as u64;
+        let bytes = self.read_vec(note.desc_offset, note.desc_size.min(whole)).ok()?;
         let word = |at: usize| bytes.get(at..)?.first_chunk().map(|word| u64::from_le_bytes(*word));
         let pid = bytes.get(PRSTATUS_PID..)?.first_chunk().map(|pid| u32::from_le_bytes(*pid))?;
-        Some(CpuState { pid, ip: VirtAddr(word(registers.ip)?), sp: VirtAddr(word(registers.sp)?) })
+        let numbered = registers.names.iter().enumerate();
+        Some(CpuState {
+            pid,
+            ip: VirtAddr(word(registers.ip)?),
+            sp: VirtAddr(word(registers.sp)?),
+            registers: numbered
+                .filter_map(|(number, name)| Some((*name, word(PRSTATUS_REGISTERS + number * 8)?)))
+                .collect(),
+        })
     }
 
     /// The first note that `wanted` takes. A segment's notes end at one without a name, as the kernel has it.

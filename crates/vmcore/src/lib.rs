@@ -6,22 +6,27 @@
 //! - [`VmcoreInfo`]: what the crashed kernel says of itself: symbols, sizes, offsets;
 //! - [`AddressSpace`]: reads by the crashed kernel's virtual addresses;
 //! - [`Log`]: the kernel log out of the dump, printed as dmesg does;
+//! - [`Symbols`] and [`backtrace()`]: the names of functions, and what lies on a CPU's stack;
 //! - [`copy`]: the whole image into a sparse file.
 //!
 //! A crashed machine's memory is hostile input: no number out of it is used unchecked, and a page that cannot be read
 //! costs that page only.
 
 mod arch;
+mod backtrace;
 pub mod copy;
 mod elf;
+mod kallsyms;
 mod printk;
 mod source;
 mod space;
 mod vmcoreinfo;
 mod window;
 
+pub use backtrace::{StackEntry, Walk, backtrace, walk_of};
 pub use copy::{BadRun, Copied, CopyError, Progress, copy_sparse};
 pub use elf::{Core, CoreError, CpuState, Segment};
+pub use kallsyms::{Symbol, SymbolError, Symbols};
 pub use printk::{Log, LogError, LogStats, Record};
 pub use source::{ReadAt, VirtAddr, VirtualMemory};
 pub use space::AddressSpace;

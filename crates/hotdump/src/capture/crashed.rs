@@ -84,6 +84,11 @@ impl Crashed {
         Ok(Log::open(&space, info)?.write_dmesg(out)?)
     }
 
+    /// What the kernel says of itself.
+    pub(crate) fn info(&self) -> Option<&VmcoreInfo> {
+        self.info.as_ref()
+    }
+
     /// The crashed kernel's release.
     pub(crate) fn release(&self) -> Option<&str> {
         self.info.as_ref()?.release()
@@ -117,6 +122,7 @@ pub(crate) struct LastWords {
     line: Vec<u8>,
     tail: VecDeque<String>,
     reason: Option<(usize, String)>,
+    pid: Option<u32>,
 }
 
 /// What lines say why a kernel crashed, the most telling first.
@@ -135,6 +141,11 @@ impl LastWords {
         self.reason.as_ref().map(|(_, line)| line.as_str())
     }
 
+    /// The task that the last dump of registers is about: `CPU: 2 PID: 147 Comm: sh`, since 6.12 with `UID: 0` between.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.pid
+    }
+
     /// The last lines.
     pub(crate) fn tail(&self) -> impl Iterator<Item = &str> {
         self.tail.iter().map(String::as_str)
@@ -149,6 +160,10 @@ impl LastWords {
             && self.reason.as_ref().is_none_or(|(best, _)| rank <= *best)
         {
             self.reason = Some((rank, text.to_owned()));
+        }
+        if text.starts_with("CPU: ") && text.contains(" Comm: ") {
+            let number = text.split_once(" PID: ").and_then(|(_, rest)| rest.split(' ').next());
+            self.pid = number.and_then(|number| number.parse().ok());
         }
         if self.tail.len() == TAIL {
             self.tail.pop_front();
@@ -203,6 +218,13 @@ mod tests {
         ] {
             assert_eq!(listen(log).reason(), want, "{log}");
         }
+    }
+
+    #[test]
+    fn the_last_dump_of_registers_names_the_task() {
+        let log = "[ 1] CPU: 0 PID: 9 Comm: a\n[ 2] CPU: 2 UID: 0 PID: 147 Comm: sh Not tainted\n[ 3] CPU: features PID: 5\n";
+        assert_eq!(listen(log).pid(), Some(147));
+        assert_eq!(listen("[ 1] all is well\n").pid(), None);
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod stall;
 pub(crate) mod superblock;
 mod system;
 mod target;
+mod triage;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -145,7 +146,7 @@ fn capture_to_target(args: &Args, config: &Config, time: jiff::Timestamp, captur
         return print_last_words(&words);
     }
     match Place::create(root, path, time) {
-        Ok(place) => capture.save(&crashed, &args.vmcore, &config.command, &place),
+        Ok(place) => capture.save(&crashed, &args.vmcore, &config.command, &words, &place),
         Err(error) => {
             capture.fault(format_args!("cannot make a directory in {}: {error}", root.join(path).display()));
             print_last_words(&words);

@@ -69,6 +69,8 @@ pub(crate) struct MemoryReport {
 pub(crate) struct Times {
     /// From the program's start to the log on disk.
     pub(crate) log: f64,
+    /// From the program's start to the triage on disk.
+    pub(crate) triage: f64,
     /// Copying the memory.
     pub(crate) memory: f64,
     /// Syncing it to disk.

@@ -13,6 +13,7 @@ use super::crashed::{Crashed, LastWords, LogFailure};
 use super::place::Place;
 use super::report::{BadPages, LogReport, MemoryReport, Report, Status, Times, sync_directory};
 use super::system;
+use super::triage::{self, Triage};
 use crate::text::size;
 
 const LOG: &str = "vmcore-dmesg.txt";
@@ -87,11 +88,19 @@ impl Capture {
     }
 
     /// Saves the log, then the memory by `command` or without one by hotdump itself, then the report.
-    pub(crate) fn save(&mut self, crashed: &Crashed, vmcore: &Path, command: &[String], place: &Place) {
+    pub(crate) fn save(
+        &mut self,
+        crashed: &Crashed,
+        vmcore: &Path,
+        command: &[String],
+        words: &LastWords,
+        place: &Place,
+    ) {
         self.report.directory = Some(place.shown().display().to_string());
         self.report.status = Status::InProgress;
         place.set_aside();
         self.save_log(crashed, place);
+        self.save_triage(crashed, words, place);
         self.write_report(place);
 
         let whole = match command {
@@ -133,6 +142,15 @@ impl Capture {
             Err(error) => self.fault(error),
         }
         self.report.seconds.log = self.started.elapsed().as_secs_f64();
+    }
+
+    /// Writes down what the crash looks like at first sight.
+    fn save_triage(&mut self, crashed: &Crashed, words: &LastWords, place: &Place) {
+        let written = Triage::of(&crashed.core, crashed.info(), words).write(place, words);
+        if self.try_step(written, "cannot write the triage") {
+            say!("saved a first look at the crash to {}", place.shown().join(triage::TEXT).display());
+        }
+        self.report.seconds.triage = self.started.elapsed().as_secs_f64();
     }
 
     /// Copies the memory; whether it is on disk whole.
@@ -333,9 +351,9 @@ mod tests {
         let place = Place::create(dir.path(), Path::new("crash"), time).unwrap();
         let crashed = Crashed::open(&image, false).unwrap();
         let mut capture = Capture::start(time);
-        capture.meet(&crashed);
+        let words = capture.meet(&crashed);
         let command: Vec<String> = command.iter().map(|word| (*word).to_owned()).collect();
-        capture.save(&crashed, &image, &command, &place);
+        capture.save(&crashed, &image, &command, &words, &place);
         let report = serde_json::from_slice(&fs::read(place.path(REPORT)).unwrap()).unwrap();
         let entries = fs::read_dir(place.dir()).unwrap().flatten();
         let mut names: Vec<String> = entries.map(|entry| entry.file_name().into_string().unwrap()).collect();
@@ -347,7 +365,7 @@ mod tests {
     fn a_whole_dump_is_named_so_also_where_the_log_cannot_be_read() {
         let core = core(0);
         let (report, names, dir) = save(&core, &[]);
-        assert_eq!(names, [REPORT, WHOLE]);
+        assert_eq!(names, [REPORT, triage::JSON, triage::TEXT, WHOLE]);
         assert_eq!(fs::read(dir.path().join("crash/2026-11-22-15:32:10/vmcore")).unwrap(), core);
         assert_eq!(report["status"], "partial", "the log is missing");
         assert!(report["errors"][0].as_str().unwrap().contains("VMCOREINFO"), "{report}");
@@ -361,7 +379,7 @@ mod tests {
     #[test]
     fn an_image_cut_short_stays_incomplete() {
         let (report, names, _dir) = save(&core(3), &[]);
-        assert_eq!(names, [REPORT, INCOMPLETE]);
+        assert_eq!(names, [REPORT, triage::JSON, triage::TEXT, INCOMPLETE]);
         assert_eq!(report["status"], "partial");
         assert_eq!(report["memory"]["missing_bytes"], 3 * PAGE);
     }
@@ -380,7 +398,7 @@ mod tests {
             assert_eq!(report["command"][0], "/bin/sh");
         }
         let (report, names, _dir) = save(&core(0), &["/no/such/program", "{output}"]);
-        assert_eq!(names, [REPORT]);
+        assert_eq!(names, [REPORT, triage::JSON, triage::TEXT]);
         assert!(report["errors"].to_string().contains("/no/such/program"), "{report}");
     }
 

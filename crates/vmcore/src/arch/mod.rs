@@ -21,6 +21,8 @@ pub(crate) struct Registers {
     pub(crate) ip: usize,
     /// Stack pointer.
     pub(crate) sp: usize,
+    /// The registers in the order in which they lie, of 8 bytes each.
+    pub(crate) names: &'static [&'static str],
 }
 
 /// How what the kernel's addresses mean is found out.
@@ -34,7 +36,7 @@ pub(crate) enum Mapping {
 
 /// struct elf_prstatus before the registers is the same on all 64-bit machines.
 pub(crate) const PRSTATUS_PID: usize = 32;
-const PRSTATUS_REGISTERS: usize = 112;
+pub(crate) const PRSTATUS_REGISTERS: usize = 112;
 
 const ARCHS: [Arch; 2] = [
     Arch { machine: Machine::X86_64, registers: x86_64::REGISTERS, mapping: Mapping::PageTables },

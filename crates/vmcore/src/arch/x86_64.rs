@@ -9,8 +9,14 @@ use crate::space::CachedMemory;
 use crate::vmcoreinfo::VmcoreInfo;
 
 /// struct user_regs_struct: rip is the 17th of its words, rsp the 20th.
-pub(crate) const REGISTERS: Registers =
-    Registers { ip: PRSTATUS_REGISTERS + 16 * 8, sp: PRSTATUS_REGISTERS + 19 * 8 };
+pub(crate) const REGISTERS: Registers = Registers {
+    ip: PRSTATUS_REGISTERS + 16 * 8,
+    sp: PRSTATUS_REGISTERS + 19 * 8,
+    names: &[
+        "r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx", "rsi",
+        "rdi", "orig_rax", "rip", "cs", "eflags", "rsp", "ss", "fs_base", "gs_base", "ds", "es", "fs", "gs",
+    ],
+};
 
 /// Where the kernel image is linked to (__START_KERNEL_map).
 const KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
