@@ -224,7 +224,7 @@ impl<S: ReadAt> Pages<'_, S> {
 }
 
 /// Whether a page holds zeros only.
-fn is_zero(page: &[u8]) -> bool {
+pub(crate) fn is_zero(page: &[u8]) -> bool {
     // In pieces that the compiler turns into vector instructions, with a way out after each.
     page.chunks(256).all(|piece| piece.iter().fold(0, |all, byte| all | byte) == 0)
 }

@@ -232,14 +232,35 @@ impl<S: ReadAt> Core<S> {
         Ok(())
     }
 
+    /// The first memory in the `len` bytes from `address`: where it starts, how many of them it has in one piece.
+    pub(crate) fn next_piece(&self, address: PhysAddr, len: u64) -> Option<(PhysAddr, u64)> {
+        let end = address.0.checked_add(len)?;
+        let piece = |load: &Segment| {
+            let start = load.paddr.0.max(address.0);
+            let stop = load.paddr.0.saturating_add(load.size).min(end);
+            (start < stop).then(|| (PhysAddr(start), stop - start))
+        };
+        self.loads.iter().filter_map(piece).min()
+    }
+
     /// What the crashed kernel says of itself.
     ///
     /// # Errors
     /// [`CoreError::NoVmcoreInfo`], or a read that failed.
     pub fn vmcoreinfo(&self) -> Result<VmcoreInfo, CoreError> {
+        let place = self.vmcoreinfo_place()?.ok_or(CoreError::NoVmcoreInfo)?;
+        Ok(VmcoreInfo::parse(&self.read_vec(place.start, place.end - place.start)?))
+    }
+
+    /// The segments of notes, in the order of the headers: where in the file, and how long.
+    pub(crate) fn note_segments(&self) -> &[Segment] {
+        &self.notes
+    }
+
+    /// Where in the file the text of vmcoreinfo lies; none where there is no such note.
+    pub(crate) fn vmcoreinfo_place(&self) -> Result<Option<std::ops::Range<u64>>, CoreError> {
         let note = self.find_note(|note| note.name == b"VMCOREINFO" && note.desc_size <= MAX_VMCOREINFO)?;
-        let note = note.ok_or(CoreError::NoVmcoreInfo)?;
-        Ok(VmcoreInfo::parse(&self.read_vec(note.desc_offset, note.desc_size)?))
+        Ok(note.map(|note| note.desc_offset..note.desc_offset.saturating_add(note.desc_size)))
     }
 
     /// The state of each CPU that wrote its note before the crash kernel started.
@@ -316,7 +337,8 @@ impl<S: ReadAt> Core<S> {
         Ok(Some((Note { name, kind, desc_offset, desc_size: u64::from(desc_size) }, at + size)))
     }
 
-    fn read(&self, offset: u64, buf: &mut [u8]) -> Result<(), CoreError> {
+    /// Fills `buf` from a file offset.
+    pub(crate) fn read(&self, offset: u64, buf: &mut [u8]) -> Result<(), CoreError> {
         read(&self.source, offset, buf)
     }
 

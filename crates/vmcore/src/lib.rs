@@ -7,16 +7,29 @@
 //! - [`AddressSpace`]: reads by the crashed kernel's virtual addresses;
 //! - [`Log`]: the kernel log out of the dump, printed as dmesg does;
 //! - [`Symbols`] and [`backtrace()`]: the names of functions, and what lies on a CPU's stack;
-//! - [`copy`]: the whole image into a sparse file.
+//! - [`copy`]: the whole image into a sparse file;
+//! - [`Selection`]: which frames a dump is to hold;
+//! - [`dump`]: these frames into a kdump-compressed or an ELF dump, by many threads;
+//! - [`Dump`]: a dump of any kind, read as a core.
 //!
 //! A crashed machine's memory is hostile input: no number out of it is used unchecked, and a page that cannot be read
 //! costs that page only.
 
 mod arch;
 mod backtrace;
+mod bitmap;
+mod codec;
+mod compressed;
 pub mod copy;
+pub mod dump;
 mod elf;
+mod elf_file;
+mod filter;
+mod flattened;
 mod kallsyms;
+mod kdump;
+mod lzo;
+mod open;
 mod printk;
 mod source;
 mod space;
@@ -24,9 +37,15 @@ mod vmcoreinfo;
 mod window;
 
 pub use backtrace::{StackEntry, Walk, backtrace, walk_of};
+pub use bitmap::{Bitmap, Frame};
+pub use codec::{Codec, UnknownCodec};
+pub use compressed::{Compressed, DumpFileError, DumpHeader};
 pub use copy::{BadRun, Copied, CopyError, Progress, copy_sparse};
 pub use elf::{Core, CoreError, CpuState, Segment};
+pub use filter::{DumpLevel, Excluded, FilterReport, NoLevel, Selection};
+pub use flattened::{FlattenedError, Rearranged};
 pub use kallsyms::{Symbol, SymbolError, Symbols};
+pub use open::{Dump, OpenError, Source};
 pub use printk::{Log, LogError, LogStats, Record};
 pub use source::{ReadAt, VirtAddr, VirtualMemory};
 pub use space::AddressSpace;

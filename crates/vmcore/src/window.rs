@@ -8,11 +8,12 @@
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::ptr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+use std::sync::Once;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use rustix::mm::{MapFlags, ProtFlags};
 
@@ -23,43 +24,74 @@ pub(crate) const MAX_WINDOW: usize = 4 << 20;
 
 const WORDS: usize = MAX_WINDOW / PAGE / 64;
 
-/// The window that the handler looks after: its first byte and its length; 0 and 0 while there is none.
-static START: AtomicUsize = AtomicUsize::new(0);
-static LEN: AtomicUsize = AtomicUsize::new(0);
-/// A bit for each page of the window that raised SIGBUS.
-static BAD: [AtomicU64; WORDS] = [const { AtomicU64::new(0) }; WORDS];
-/// Held by the window that exists, since the statics above describe just one.
-static ONLY_ONE: Mutex<()> = Mutex::new(());
+/// Windows that can exist at a time: one for each thread that writes a dump, and then some.
+pub(crate) const MAX_WINDOWS: usize = 72;
+
+/// What the handler knows of a window.
+struct Slot {
+    taken: AtomicBool,
+    /// The window's first byte and its length; 0 and 0 while there is none.
+    start: AtomicUsize,
+    len: AtomicUsize,
+    /// A bit for each page of the window that raised SIGBUS.
+    bad: [AtomicU64; WORDS],
+}
+
+impl Slot {
+    const fn free() -> Self {
+        Self {
+            taken: AtomicBool::new(false),
+            start: AtomicUsize::new(0),
+            len: AtomicUsize::new(0),
+            bad: [const { AtomicU64::new(0) }; WORDS],
+        }
+    }
+}
+
+static SLOTS: [Slot; MAX_WINDOWS] = [const { Slot::free() }; MAX_WINDOWS];
 static HANDLER: Once = Once::new();
 /// The running kernel's page size, in bytes: a page that cannot be read is a page of that size. 64 KiB on some machines.
 static SYSTEM_PAGE: AtomicUsize = AtomicUsize::new(PAGE);
 
-/// A part of a file mapped for reading. Only one exists at a time; a second [`Window::map`] waits.
-#[derive(Debug)]
+/// A part of a file mapped for reading.
 pub struct Window {
     start: *mut c_void,
     len: usize,
-    _only_one: MutexGuard<'static, ()>,
+    slot: &'static Slot,
+}
+
+impl fmt::Debug for Window {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Window").field("start", &self.start).field("len", &self.len).finish_non_exhaustive()
+    }
 }
 
 impl Window {
-    /// Maps `len` bytes (at most 4 MiB) from `offset`, a multiple of the page size.
+    /// Maps `len` bytes (at most 4 MiB) from `offset`, a multiple of the page size. `ResourceBusy` where [`MAX_WINDOWS`] exist already.
     pub(crate) fn map(file: &File, offset: u64, len: usize) -> io::Result<Self> {
         if len == 0 || len > MAX_WINDOW {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         HANDLER.call_once(install_handler);
-        let only_one = ONLY_ONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = |slot: &&Slot| !slot.taken.swap(true, Ordering::Acquire);
+        let slot = SLOTS.iter().find(free).ok_or(io::ErrorKind::ResourceBusy)?;
         // SAFETY: a new mapping at an address of the kernel's choice touches no memory that Rust knows of.
-        let start = unsafe {
-            rustix::mm::mmap(ptr::null_mut(), len, ProtFlags::READ, MapFlags::SHARED, file, offset)?
+        let mapped = unsafe {
+            rustix::mm::mmap(ptr::null_mut(), len, ProtFlags::READ, MapFlags::SHARED, file, offset)
         };
-        for word in &BAD {
+        let start = match mapped {
+            Ok(start) => start,
+            Err(error) => {
+                slot.taken.store(false, Ordering::Release);
+                return Err(error.into());
+            }
+        };
+        for word in &slot.bad {
             word.store(0, Ordering::Relaxed);
         }
-        START.store(start as usize, Ordering::Relaxed);
-        LEN.store(len, Ordering::Release);
-        Ok(Self { start, len, _only_one: only_one })
+        slot.start.store(start as usize, Ordering::Relaxed);
+        slot.len.store(len, Ordering::Release);
+        Ok(Self { start, len, slot })
     }
 
     /// The window's bytes. A page that turns out bad while it is read becomes zeros.
@@ -74,17 +106,21 @@ impl Window {
     /// Whether the window's page number `page` could not be read. To be asked after its bytes were read.
     #[must_use]
     pub fn is_bad(&self, page: usize) -> bool {
-        BAD.get(page / 64).is_some_and(|word| word.load(Ordering::Acquire) & (1 << (page % 64)) != 0)
+        self.slot
+            .bad
+            .get(page / 64)
+            .is_some_and(|word| word.load(Ordering::Acquire) & (1 << (page % 64)) != 0)
     }
 }
 
 impl Drop for Window {
     fn drop(&mut self) {
-        LEN.store(0, Ordering::Release);
-        START.store(0, Ordering::Relaxed);
+        self.slot.len.store(0, Ordering::Release);
+        self.slot.start.store(0, Ordering::Relaxed);
         // SAFETY: start and len are those of the mapping made in `map`; `bytes` borrows self, so no slice outlives this.
         let unmapped = unsafe { rustix::mm::munmap(self.start, self.len) };
         debug_assert!(unmapped.is_ok(), "munmap of a window: {unmapped:?}");
+        self.slot.taken.store(false, Ordering::Release);
     }
 }
 
@@ -111,21 +147,26 @@ extern "C" fn on_bus_error(signal: libc::c_int, info: *mut libc::siginfo_t, _con
     }
 }
 
-/// Puts zeros in place of the system's page at `address` if it lies in the window, and notes down all of [`PAGE`] bytes in it.
+/// Puts zeros in place of the system's page at `address` if it lies in a window, and notes down all of [`PAGE`] bytes in it.
 fn patch(address: usize) -> bool {
-    let len = LEN.load(Ordering::Acquire);
-    let start = START.load(Ordering::Relaxed);
     let unit = SYSTEM_PAGE.load(Ordering::Relaxed);
-    let Some(into) = address.checked_sub(start).filter(|into| *into < len) else { return false };
-    let into = into - into % unit;
+    let holds = |slot: &Slot| {
+        let len = slot.len.load(Ordering::Acquire);
+        let start = slot.start.load(Ordering::Relaxed);
+        address.checked_sub(start).filter(|into| *into < len).map(|into| (start, into - into % unit))
+    };
+    let Some((slot, (start, into))) = SLOTS.iter().find_map(|slot| Some((slot, holds(slot)?))) else {
+        return false;
+    };
     let flags = MapFlags::PRIVATE | MapFlags::FIXED;
     let place = (start + into) as *mut c_void;
-    // SAFETY: the page lies inside the mapping that the window owns, and stays readable.
+    // SAFETY: the page lies inside the mapping that the window owns, and stays readable. The thread that reads it is in this
+    // handler, so the window is not dropped meanwhile.
     if unsafe { rustix::mm::mmap_anonymous(place, unit, ProtFlags::READ, flags) }.is_err() {
         return false;
     }
     for page in into / PAGE..(into + unit) / PAGE {
-        if let Some(word) = BAD.get(page / 64) {
+        if let Some(word) = slot.bad.get(page / 64) {
             word.fetch_or(1 << (page % 64), Ordering::Release);
         }
     }
@@ -163,5 +204,21 @@ mod tests {
         for len in [0, MAX_WINDOW + 1] {
             assert_eq!(Window::map(&file, 0, len).unwrap_err().kind(), io::ErrorKind::InvalidInput);
         }
+    }
+
+    #[test]
+    fn windows_side_by_side_are_told_apart() {
+        let unit = rustix::param::page_size();
+        let files = [1u8, 2].map(|byte| {
+            let file = tempfile::tempfile().unwrap();
+            std::os::unix::fs::FileExt::write_all_at(&file, &vec![byte; 2 * unit], 0).unwrap();
+            file
+        });
+        let windows = files.each_ref().map(|file| Window::map(file, 0, 2 * unit).unwrap());
+        files[1].set_len(unit as u64).unwrap();
+        let last = windows.each_ref().map(|window| window.bytes()[2 * unit - 1]);
+        assert_eq!(last, [1, 0]);
+        let page = unit / PAGE;
+        assert_eq!(windows.each_ref().map(|window| window.is_bad(page)), [false, true]);
     }
 }

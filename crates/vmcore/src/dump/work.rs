@@ -1,0 +1,345 @@
+//! What one thread does: map a window, look at its pages, compress those that are wanted, write them in batches.
+
+use std::ops::Range;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+
+use elfcorehdr::PhysAddr;
+
+use super::plan::{Chunk, Pass, Place};
+use super::{DumpError, DumpOptions, Format, Layout, Shared, WriteFailure, Written, write_at};
+use crate::PAGE;
+use crate::bitmap::{Bitmap, Frame};
+use crate::codec::{Codec, Compressor};
+use crate::copy::is_zero;
+use crate::kdump::{DESCRIPTOR, Descriptor};
+use crate::source::ReadAt;
+use crate::window::{MAX_WINDOW, Window};
+
+/// A batch is written once it has this many bytes of pages.
+const BATCH: usize = 1 << 20;
+/// Or describes this many pages: those of zeros add no bytes.
+const BATCH_PAGES: usize = 1 << 14;
+
+/// Pages on their way into the dump.
+struct Batch {
+    compressor: Compressor,
+    codec: Codec,
+    /// Bytes of pages, one behind the other.
+    data: Vec<u8>,
+    /// By their numbers in the dump, pages whose bytes are in `data` (an offset into it), or which are zeros.
+    described: Vec<(u64, Content)>,
+    /// For an ELF file: where bytes of `data` go.
+    placed: Vec<(u64, Range<usize>)>,
+    counts: Written,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Content {
+    Zeros,
+    Data(Descriptor),
+}
+
+/// One thread's tools.
+pub(super) struct Worker<'s, 'a, S> {
+    shared: &'s Shared<'a, S>,
+    batch: Batch,
+    /// For what cannot be mapped.
+    buffer: Vec<u8>,
+    written: Written,
+}
+
+impl<'s, 'a, S: ReadAt> Worker<'s, 'a, S> {
+    pub(super) fn new(shared: &'s Shared<'a, S>, options: &DumpOptions) -> Result<Self, DumpError> {
+        let page_size = shared.selection.page_size as usize;
+        let codec = match options.format {
+            Format::Kdump(codec) => codec,
+            Format::Elf => Codec::None,
+        };
+        let compressor = Compressor::new(codec, options.level, page_size);
+        let compressor = compressor.map_err(|source| DumpError::Codec { codec, source })?;
+        let batch = Batch {
+            compressor,
+            codec,
+            data: Vec::with_capacity(BATCH + page_size),
+            described: Vec::new(),
+            placed: Vec::new(),
+            counts: Written::default(),
+        };
+        Ok(Self { shared, batch, buffer: Vec::new(), written: Written::default() })
+    }
+
+    /// Works until there is nothing left to do, or a write fails here or in another thread.
+    pub(super) fn run(mut self) -> (Written, Option<WriteFailure>) {
+        let mut ended = Ok(());
+        while let Some(chunk) = ended.is_ok().then(|| self.shared.next_chunk()).flatten() {
+            ended = self.work(&chunk);
+        }
+        if ended.is_ok() {
+            ended = self.flush();
+        }
+        if ended.is_err() {
+            self.shared.stop.store(true, Ordering::Relaxed);
+        }
+        (self.written, ended.err())
+    }
+
+    fn work(&mut self, chunk: &Chunk) -> Result<(), WriteFailure> {
+        let pages = match chunk.place {
+            Place::File(offset) => self.work_on_file(chunk, offset)?,
+            Place::Pieces => self.work_on_pieces(chunk)?,
+        };
+        let mut meter = self.shared.meter.lock().unwrap_or_else(PoisonError::into_inner);
+        meter.add(pages * self.shared.selection.page_size);
+        Ok(())
+    }
+
+    fn work_on_file(&mut self, chunk: &Chunk, offset: u64) -> Result<u64, WriteFailure> {
+        let page_size = self.shared.selection.page_size as usize;
+        let len = (chunk.frames.end - chunk.frames.start) as usize * page_size;
+        // Windows start at a multiple of the running kernel's page size.
+        let before = (offset % rustix::param::page_size() as u64) as usize;
+        let source = self.shared.core.source();
+        if before + len <= MAX_WINDOW
+            && let Some(window) = source.map(offset - before as u64, before + len)
+        {
+            let bytes = window.bytes().get(before..).unwrap_or_default();
+            return self
+                .pages(chunk, bytes, &|page| window_is_bad(&window, before + page * page_size, page_size));
+        }
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.resize(len, 0);
+        let mut bad = Vec::new();
+        if source.read_at(offset, &mut buffer).is_err() {
+            let wanted = self.wanted(chunk);
+            let read = |(page, place): (usize, &mut [u8])| {
+                wanted.contains(page) && source.read_at(offset + (page * page_size) as u64, place).is_err()
+            };
+            bad = buffer.chunks_mut(page_size).enumerate().map(read).collect();
+        }
+        let ended = self.pages(chunk, &buffer, &|page| bad.get(page).copied().unwrap_or(false));
+        self.buffer = buffer;
+        ended
+    }
+
+    /// A frame that the core holds in part, or in several pieces: what is not there is zeros.
+    fn work_on_pieces(&mut self, chunk: &Chunk) -> Result<u64, WriteFailure> {
+        let page_size = self.shared.selection.page_size;
+        let mut page = vec![0; page_size as usize];
+        let start = chunk.frames.start * page_size;
+        let core = self.shared.core;
+        let mut at = 0;
+        let mut found = false;
+        let mut bad = false;
+        while let Some((from, len)) = core.next_piece(PhysAddr(start + at), page_size - at) {
+            let into = (from.0 - start) as usize;
+            if let Some(place) = page.get_mut(into..into + len as usize) {
+                bad |= core.read_phys(from, place).is_err();
+            }
+            found = true;
+            at = into as u64 + len;
+        }
+        self.pages(chunk, &page, &|_| bad || !found)
+    }
+
+    /// Which of the chunk's frames are to be written now, and which are in the dump.
+    fn wanted(&self, chunk: &Chunk) -> Wanted {
+        let selection = self.shared.selection;
+        let kept = Bits::of(&selection.kept, &chunk.frames);
+        let mut now = Bits::of(&selection.first, &chunk.frames);
+        let keep = |(now, kept): (&mut u64, &u64)| match chunk.pass {
+            Pass::First => *now &= kept,
+            Pass::Rest => *now = kept & !*now,
+        };
+        now.words.iter_mut().zip(&kept.words).for_each(keep);
+        Wanted { kept, now }
+    }
+
+    /// Takes the wanted pages out of the chunk's bytes, and says how many they were.
+    fn pages(
+        &mut self,
+        chunk: &Chunk,
+        bytes: &[u8],
+        is_bad: &dyn Fn(usize) -> bool,
+    ) -> Result<u64, WriteFailure> {
+        let page_size = self.shared.selection.page_size as usize;
+        let wanted = self.wanted(chunk);
+        let mut rank = chunk.rank;
+        let mut count = 0;
+        for (number, page) in bytes.chunks_exact(page_size).enumerate() {
+            if wanted.contains(number) {
+                self.page(chunk.frames.start + number as u64, rank, page, &|| is_bad(number))?;
+                count += 1;
+            }
+            rank += u64::from(wanted.kept.contains(number));
+        }
+        Ok(count)
+    }
+
+    fn page(
+        &mut self,
+        frame: u64,
+        rank: u64,
+        page: &[u8],
+        is_bad: &dyn Fn() -> bool,
+    ) -> Result<(), WriteFailure> {
+        let shared = self.shared;
+        let before = self.batch.data.len();
+        if is_zero(page) {
+            if is_bad() {
+                self.written.count_bad(frame);
+                return Ok(());
+            }
+            self.batch.zeros(rank);
+        } else {
+            let (bytes, flags) = match self.batch.compressor.compress(page) {
+                Some(bytes) => (bytes, self.batch.codec.flag()),
+                None => (page, 0),
+            };
+            self.batch.data.extend_from_slice(bytes);
+            // Whether a mapped page is bad is known only after all of it was read.
+            if is_bad() {
+                self.batch.data.truncate(before);
+                self.written.count_bad(frame);
+                return Ok(());
+            }
+            let len = self.batch.data.len() - before;
+            match shared.layout {
+                Layout::Kdump(_) => self.batch.describe(rank, before, len, flags),
+                Layout::Elf(layout) => self.batch.place(layout.place(Frame(frame)), before, len),
+            }
+        }
+        if self.batch.data.len() >= BATCH || self.batch.described.len() >= BATCH_PAGES {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Writes the batch: pages first, then what describes them.
+    fn flush(&mut self) -> Result<(), WriteFailure> {
+        match self.shared.layout {
+            Layout::Kdump(layout) => {
+                let len = self.batch.data.len() as u64;
+                let base = self.shared.next.fetch_add(len, Ordering::Relaxed);
+                write_at(self.shared.sink, base, &self.batch.data)?;
+                self.batch.write_descriptors(self.shared.sink, layout, base)?;
+            }
+            Layout::Elf(_) => {
+                for (offset, range) in &self.batch.placed {
+                    write_at(
+                        self.shared.sink,
+                        *offset,
+                        self.batch.data.get(range.clone()).unwrap_or_default(),
+                    )?;
+                }
+            }
+        }
+        self.written.add(&self.batch.counts);
+        self.batch.clear();
+        Ok(())
+    }
+}
+
+/// Whether one of the window's pages between these bytes could not be read.
+fn window_is_bad(window: &Window, start: usize, len: usize) -> bool {
+    (start / PAGE..(start + len).div_ceil(PAGE)).any(|page| window.is_bad(page))
+}
+
+/// The bits of a chunk's frames.
+struct Bits {
+    words: [u64; Self::WORDS],
+    /// The chunk's first frame has this bit.
+    shift: usize,
+}
+
+impl Bits {
+    /// The frames of a window, and seven for those before it in the first byte.
+    const WORDS: usize = MAX_WINDOW / PAGE / 64 + 1;
+
+    fn of(bitmap: &Bitmap, frames: &Range<u64>) -> Self {
+        let mut bytes = [0; Self::WORDS * 8];
+        let shift = (frames.start % 8) as usize;
+        let used = (shift + (frames.end - frames.start) as usize).div_ceil(8).min(bytes.len());
+        bitmap.write_bytes(frames.start / 8, &mut bytes[..used]);
+        let mut words = [0; Self::WORDS];
+        for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
+            *word = u64::from_le_bytes(*bytes);
+        }
+        Self { words, shift }
+    }
+
+    fn contains(&self, number: usize) -> bool {
+        let bit = number + self.shift;
+        self.words.get(bit / 64).is_some_and(|word| word & (1 << (bit % 64)) != 0)
+    }
+}
+
+struct Wanted {
+    kept: Bits,
+    now: Bits,
+}
+
+impl Wanted {
+    fn contains(&self, number: usize) -> bool {
+        self.now.contains(number)
+    }
+}
+
+impl Batch {
+    fn zeros(&mut self, rank: u64) {
+        self.described.push((rank, Content::Zeros));
+        self.counts.zero_pages += 1;
+    }
+
+    fn describe(&mut self, rank: u64, at: usize, len: usize, flags: u32) {
+        let descriptor = Descriptor { offset: at as u64, size: len as u32, flags };
+        self.described.push((rank, Content::Data(descriptor)));
+        self.count(len);
+    }
+
+    fn place(&mut self, offset: u64, at: usize, len: usize) {
+        match self.placed.last_mut() {
+            Some((start, range)) if range.end == at && *start + range.len() as u64 == offset => {
+                range.end = at + len;
+            }
+            _ => self.placed.push((offset, at..at + len)),
+        }
+        self.count(len);
+    }
+
+    fn count(&mut self, len: usize) {
+        self.counts.data_pages += 1;
+        self.counts.data_bytes += len as u64;
+    }
+
+    fn clear(&mut self) {
+        self.data.clear();
+        self.described.clear();
+        self.placed.clear();
+        self.counts = Written::default();
+    }
+
+    /// Writes the descriptors, neighbours in one go; the batch's data are at `base`.
+    fn write_descriptors(
+        &self,
+        sink: &dyn super::Sink,
+        layout: &super::kdump::Layout,
+        base: u64,
+    ) -> Result<(), WriteFailure> {
+        let mut bytes = Vec::new();
+        let zeros = Descriptor { offset: layout.zero_page, size: layout.page_size, flags: 0 };
+        for run in self.described.chunk_by(|one, next| one.0 + 1 == next.0) {
+            bytes.clear();
+            for (_, content) in run {
+                let descriptor = match *content {
+                    Content::Zeros => zeros,
+                    Content::Data(data) => Descriptor { offset: base + data.offset, ..data },
+                };
+                bytes.extend_from_slice(&descriptor.to_bytes());
+            }
+            let first = run.first().map_or(0, |(rank, _)| *rank);
+            write_at(sink, layout.table + first * DESCRIPTOR as u64, &bytes)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,256 @@
+//! LZO1X compression of one page.
+//!
+//! The encoder that dumps are known by is under the GPL, as are its ports, and the one free library that compresses does 10
+//! MB/s. So this is our own, from the description of the stream format in the kernel's Documentation/staging/lzo.rst: greedy, one
+//! candidate a position out of a small hash table, larger steps the longer nothing matches.
+
+/// Pages up to this size are compressed: the largest that a kernel has on the machines known here. Positions are kept as u16.
+const MAX_PAGE: usize = 1 << 16;
+const TABLE_BITS: u32 = 12;
+/// Matches of fewer bytes save nothing.
+const MIN_MATCH: usize = 4;
+/// A match starts at least this far from the end, so that eight bytes can be loaded at any position looked at.
+const TAIL: usize = 12;
+/// The most bytes that one match instruction and the literals' header before it take, beside the literals: a length of 64 KiB is
+/// 257 bytes of extension, once in each.
+const INSTRUCTION: usize = 2 * 260 + 8;
+/// The farthest match of each kind of instruction, in bytes.
+const NEAR: usize = 0x800;
+const MIDDLE: usize = 0x4000;
+const FAR: usize = 0xbfff;
+/// What ends a stream.
+const END: [u8; 3] = [0x11, 0, 0];
+
+/// The state of a compressor: positions by the hash of what stands there.
+pub(crate) struct Lzo {
+    table: Box<[u16; 1 << TABLE_BITS]>,
+}
+
+impl Lzo {
+    pub(crate) fn new() -> Self {
+        Self { table: Box::new([0; 1 << TABLE_BITS]) }
+    }
+
+    /// Compresses `page` (at most 64 KiB) into `out`; none where it takes no fewer bytes than `page`.
+    ///
+    /// `out` must have [`room_for`] bytes.
+    pub(crate) fn compress(&mut self, page: &[u8], out: &mut [u8]) -> Option<usize> {
+        if page.len() > MAX_PAGE || page.len() <= TAIL || out.len() < room_for(page.len()) {
+            return None;
+        }
+        // A position of 0 in the table needs no mark: it is a candidate like any other.
+        self.table.fill(0);
+        let mut stream = Stream { page, out, len: 0, literals: 0 };
+        let last = page.len() - TAIL;
+        let mut at = 1;
+        while at < last {
+            let value = load32(page, at);
+            let slot = &mut self.table[hash(value)];
+            let candidate = usize::from(*slot);
+            *slot = at as u16;
+            let distance = at - candidate;
+            if load32(page, candidate) != value || distance > FAR {
+                at += 1 + ((at - stream.literals) >> 5);
+                continue;
+            }
+            let length = MIN_MATCH + common(page, candidate + MIN_MATCH, at + MIN_MATCH);
+            if !stream.push(at, distance, length) {
+                return None;
+            }
+            at += length;
+        }
+        stream.finish()
+    }
+}
+
+/// The bytes that [`Lzo::compress`] needs to compress `len` bytes.
+pub(crate) const fn room_for(len: usize) -> usize {
+    len + INSTRUCTION + 16
+}
+
+fn load32(page: &[u8], at: usize) -> u32 {
+    page[at..].first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes))
+}
+
+fn load64(page: &[u8], at: usize) -> u64 {
+    page[at..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+}
+
+fn hash(value: u32) -> usize {
+    // Knuth's multiplicative hash: the golden ratio of 2^32.
+    (value.wrapping_mul(0x9e37_79b1) >> (32 - TABLE_BITS)) as usize
+}
+
+/// How many bytes from `early` and `late` on are the same, up to the page's end.
+fn common(page: &[u8], early: usize, late: usize) -> usize {
+    let mut same = 0;
+    while late + same + 8 <= page.len() {
+        let differ = load64(page, early + same) ^ load64(page, late + same);
+        if differ != 0 {
+            return same + (differ.trailing_zeros() / 8) as usize;
+        }
+        same += 8;
+    }
+    while late + same < page.len() && page[early + same] == page[late + same] {
+        same += 1;
+    }
+    same
+}
+
+/// The compressed stream in the making.
+struct Stream<'a> {
+    page: &'a [u8],
+    out: &'a mut [u8],
+    len: usize,
+    /// Where the bytes start that are not yet in the stream.
+    literals: usize,
+}
+
+impl Stream<'_> {
+    fn byte(&mut self, byte: u8) {
+        self.out[self.len] = byte;
+        self.len += 1;
+    }
+
+    /// A length beyond what an instruction holds: a zero for each 255, then the rest, which is not 0.
+    fn extension(&mut self, mut length: usize) {
+        while length > 255 {
+            self.byte(0);
+            length -= 255;
+        }
+        self.byte(length as u8);
+    }
+
+    /// Writes the bytes up to `end` as literals. False where the stream has become too long.
+    fn push_literals(&mut self, end: usize) -> bool {
+        let from = self.literals;
+        let count = end - from;
+        if self.len + count + INSTRUCTION + 16 > self.out.len() {
+            return false;
+        }
+        match count {
+            0 => return true,
+            // The first byte of a stream says how many literals start it.
+            1..=238 if self.len == 0 => self.byte(17 + count as u8),
+            // Few literals are counted in two bits of the match before them.
+            1..=3 => self.out[self.len - 2] |= count as u8,
+            4..=18 => self.byte(count as u8 - 3),
+            _ => {
+                self.byte(0);
+                self.extension(count - 18);
+            }
+        }
+        if count <= 16 && from + 16 <= self.page.len() {
+            // A copy of fixed length is two instructions; what is too much is overwritten next.
+            self.out[self.len..self.len + 16].copy_from_slice(&self.page[from..from + 16]);
+        } else {
+            self.out[self.len..self.len + count].copy_from_slice(&self.page[from..end]);
+        }
+        self.len += count;
+        true
+    }
+
+    /// Writes the literals before `at`, and that `length` bytes there are those `distance` bytes before.
+    fn push(&mut self, at: usize, distance: usize, length: usize) -> bool {
+        if !self.push_literals(at) {
+            return false;
+        }
+        self.literals = at + length;
+        if length <= 8 && distance <= NEAR {
+            let back = distance - 1;
+            self.byte(((length - 1) << 5 | (back & 7) << 2) as u8);
+            self.byte((back >> 3) as u8);
+            return true;
+        }
+        let (kind, most, back) = if distance <= MIDDLE {
+            (0x20, 33, distance - 1)
+        } else {
+            let back = distance - MIDDLE;
+            (0x10 | (back & 0x4000) >> 11, 9, back & 0x3fff)
+        };
+        if length <= most {
+            self.byte((kind | (length - 2)) as u8);
+        } else {
+            self.byte(kind as u8);
+            self.extension(length - most);
+        }
+        self.byte((back << 2) as u8);
+        self.byte((back >> 6) as u8);
+        true
+    }
+
+    /// Writes what is left; none where all of it is not shorter than the page.
+    fn finish(mut self) -> Option<usize> {
+        if !self.push_literals(self.page.len()) {
+            return None;
+        }
+        self.out[self.len..self.len + END.len()].copy_from_slice(&END);
+        self.len += END.len();
+        (self.len < self.page.len()).then_some(self.len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn round_trip(page: &[u8]) -> Option<usize> {
+        let mut out = vec![0; room_for(page.len())];
+        let len = Lzo::new().compress(page, &mut out)?;
+        let mut back = vec![0; page.len()];
+        assert_eq!(lzokay::decompress::decompress(&out[..len], &mut back), Ok(page.len()));
+        assert!(back == page);
+        Some(len)
+    }
+
+    #[test]
+    fn pages_that_repeat_themselves_shrink() {
+        for size in [4096, 16384, 65536] {
+            let zeros = round_trip(&vec![0; size]).unwrap();
+            assert!(zeros < 32 + size / 255, "{zeros}");
+            for period in [1, 2, 3, 4, 5, 8, 64, 2047, 2048, 2049, 4000] {
+                let page: Vec<u8> =
+                    (0..size).map(|at| (at % period * 37 + at % period / 256) as u8).collect();
+                assert!(round_trip(&page).is_some(), "period {period} in {size}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_page_without_repetition_is_left_as_it_is() {
+        let mut state = 1u64;
+        let noise: Vec<u8> = (0..4096)
+            .map(|_| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                (state >> 56) as u8
+            })
+            .collect();
+        assert_eq!(round_trip(&noise), None);
+        assert_eq!(round_trip(&noise[..8]), None);
+    }
+
+    proptest! {
+        /// Pieces copied from anywhere before, and noise: every kind of instruction, read back by another implementation.
+        #[test]
+        fn what_is_compressed_comes_back(
+            size in prop::sample::select(vec![64usize, 4096, 65536]),
+            pieces in proptest::collection::vec((any::<prop::sample::Index>(), 1usize..3000, any::<u8>(), any::<bool>()), 1..200),
+        ) {
+            let mut page = vec![7, 11, 13];
+            for (from, length, step, copy) in pieces {
+                if copy {
+                    let from = from.index(page.len());
+                    let piece: Vec<u8> = page[from..].iter().copied().cycle().take(length).collect();
+                    page.extend(piece);
+                } else {
+                    let start = page.len();
+                    page.extend((0..length % 64).map(|at| (start * 31 + at * usize::from(step)) as u8));
+                }
+            }
+            page.resize(size, 5);
+            round_trip(&page);
+        }
+    }
+}
