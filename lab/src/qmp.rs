@@ -72,10 +72,20 @@ impl Qmp {
 
     /// Adds a CPU in the first free place, under the name `id`. Places are counted by their property `place`.
     pub fn add_cpu(&mut self, id: &str, place: &str) -> Result<()> {
-        let slots: Vec<CpuSlot> = self.query("query-hotpluggable-cpus", &json!({}))?;
-        let free = slots.into_iter().filter(|slot| slot.taken.is_none());
-        let slot = free.min_by_key(|slot| slot.props.get(place).and_then(Value::as_u64));
-        let slot = slot.context("the machine has no free place for a CPU")?;
+        let slot = self.free_cpu_slots(place)?.into_iter().next();
+        self.plug_cpu(id, slot.context("the machine has no free place for a CPU")?)
+    }
+
+    /// The places where a CPU can be added, lowest first. They are counted by their property `place`.
+    pub(crate) fn free_cpu_slots(&mut self, place: &str) -> Result<Vec<CpuSlot>> {
+        let mut slots: Vec<CpuSlot> = self.query("query-hotpluggable-cpus", &json!({}))?;
+        slots.retain(|slot| slot.taken.is_none());
+        slots.sort_by_key(|slot| slot.props.get(place).and_then(Value::as_u64));
+        Ok(slots)
+    }
+
+    /// Adds a CPU in this place, under the name `id`.
+    pub(crate) fn plug_cpu(&mut self, id: &str, slot: CpuSlot) -> Result<()> {
         let mut arguments = slot.props;
         arguments.insert("driver".into(), slot.device.into());
         arguments.insert("id".into(), id.into());

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::module::{LOAD, boot, plan, status};
 use super::scenarios;
+use crate::arch::Arch;
 use crate::cache::KernelLine::{self, V6_1, V6_12, V7};
 use crate::guest::{Guest, patience};
 use crate::lab::Lab;
@@ -34,9 +35,6 @@ pub(super) struct Storm {
 
 /// Memory modules at a time, as many as the machine has slots.
 const DIMMS: usize = 4;
-
-/// Places for CPUs that are free when the machine starts.
-const PLACES_FOR_CPUS: usize = 2;
 
 fn storm_short(lab: &Lab, name: &str) -> Result<()> {
     Storm { line: V6_1, events: 40, seed: 1 }.run(lab, name)
@@ -103,8 +101,18 @@ impl Storm {
         guest.shell("/tmp/loads < /dev/null > /dev/null 2>&1 &")?.ok()?;
         let dimms = vec![first];
         let random = Rng::with_seed(seed);
-        let mut weather =
-            Weather { guest, random, plugged: 0, dimms, done: Vec::new(), codes: BTreeMap::new() };
+        let mut places_for_cpus = guest.qmp.free_cpu_slots(guest.kernel.line.arch().cpu_place())?;
+        places_for_cpus.reverse();
+        let mut weather = Weather {
+            guest,
+            random,
+            plugged: 0,
+            dimms,
+            places_for_cpus,
+            released: Vec::new(),
+            done: Vec::new(),
+            codes: BTreeMap::new(),
+        };
         weather.blow(self.events)?;
         let mut guest = weather.settle()?;
         let told = calm(&mut guest)?;
@@ -148,6 +156,11 @@ struct Weather {
     plugged: u32,
     /// Memory modules that the machine has, or had and QEMU still keeps memory for.
     dimms: Vec<String>,
+    /// Where no CPU ever was. On x86_64 QEMU 10.0.2, where it emulates, has room for so many CPUs' threads that ever were, and
+    /// ends itself at the next (tcg_register_thread).
+    places_for_cpus: Vec<CpuSlot>,
+    /// PowerPC's cores that the guest let go of, by their numbers.
+    released: Vec<u64>,
     done: Vec<Event>,
     /// How often what was asked of sysfs ended with which exit code: 1 is a refusal, 137 a writer that was killed.
     codes: BTreeMap<String, u32>,
@@ -181,6 +194,13 @@ fn set_cpu(cpu: u64, online: u8) -> String {
 fn set(shell: &str, file: &str, state: &str) -> String {
     let kind = file.split('/').next().unwrap_or_default();
     format!("{{ {shell} -c 'echo {state} > /sys/devices/system/{file}'; echo {kind} {state} $?; }} & ")
+}
+
+/// Has PowerPC's kernel let go of a core, or take one in. The firmware counts the guests' cores, of one thread each, from this
+/// number on.
+fn dlpar(what: &str, core: u64) -> String {
+    let index = 0x1000_0000 + core;
+    format!("{{ sh -c 'echo cpu {what} index {index:#x} > /sys/kernel/dlpar'; echo dlpar {what} $?; }} & ")
 }
 
 impl Weather {
@@ -242,7 +262,7 @@ impl Weather {
                 self.one_of(&places.boot, true).map(|block| set_block(block, "offline"))
             }
             Event::PlugCpu => self.plug_cpu()?,
-            Event::UnplugCpu => self.unplug_cpu()?,
+            Event::UnplugCpu => self.unplug_cpu(places)?,
             Event::OnlineCpu => self.one_of(&places.cpus, false).map(|cpu| set_cpu(cpu, 1)),
             Event::OfflineCpu => self.one_of(&places.cpus, true).map(|cpu| set_cpu(cpu, 0)),
         })
@@ -293,21 +313,24 @@ impl Weather {
     }
 
     fn plug_cpu(&mut self) -> Result<Option<String>> {
-        // QEMU, where it emulates, has room for so many CPUs' threads that ever were, and ends itself at the next
-        // (10.0.2: tcg_register_thread).
-        if self.done.iter().filter(|done| **done == Event::PlugCpu).count() == PLACES_FOR_CPUS {
-            return Ok(None);
+        if let Some(core) = self.released.pop() {
+            return Ok(Some(dlpar("add", core)));
         }
-        let slots: Vec<CpuSlot> = self.guest.qmp.query("query-hotpluggable-cpus", &json!({}))?;
-        if slots.iter().all(|slot| slot.taken.is_some()) {
-            return Ok(None);
-        }
+        let Some(place) = self.places_for_cpus.pop() else { return Ok(None) };
         let name = self.new_name("cpu");
-        self.guest.qmp.add_cpu(&name, self.guest.kernel.line.arch().cpu_place())?;
+        self.guest.qmp.plug_cpu(&name, place)?;
         Ok(Some(String::new()))
     }
 
-    fn unplug_cpu(&mut self) -> Result<Option<String>> {
+    /// On PowerPC the guest lets go of a core by itself: where QEMU 10.0.2 was asked to take one out, it ends itself as soon as
+    /// memory is plugged in (tpp.c: it locks what was a part of the CPU).
+    fn unplug_cpu(&mut self, places: &Places) -> Result<Option<String>> {
+        if self.guest.kernel.line.arch() == Arch::Ppc64 {
+            let cores: Vec<u64> = places.cpus.iter().map(|(cpu, _)| *cpu).collect();
+            let core = self.random.choice(cores).filter(|core| !self.released.contains(core));
+            self.released.extend(core);
+            return Ok(core.map(|core| dlpar("remove", core)));
+        }
         let slots: Vec<CpuSlot> = self.guest.qmp.query("query-hotpluggable-cpus", &json!({}))?;
         let ours = slots.into_iter().filter_map(|slot| slot.taken).filter(|path| path.contains("storm-cpu"));
         let one = self.random.choice(ours.collect::<Vec<_>>());
@@ -339,6 +362,9 @@ impl Weather {
     /// Ends the loads and waits until nothing happens any more.
     fn settle(mut self) -> Result<Guest> {
         self.guest.shell("touch /tmp/stop")?.ok()?;
+        // QEMU's system reset, which stops CPUs at a panic, would start a core that is out.
+        let lines: String = self.released.iter().map(|core| dlpar("add", *core)).collect();
+        self.guest.shell(&format!("{lines} wait"))?.ok()?;
         let (start, limit) = (Instant::now(), patience(120));
         let mut last = (self.guest.state()?.online_blocks, Instant::now());
         while last.1.elapsed() < Duration::from_secs(5) || !self.guest.has("/tmp/stopped")? {
@@ -366,7 +392,7 @@ fn calm(guest: &mut Guest) -> Result<Value> {
     guest.load(By::Load, LOAD)?;
     let slots: Vec<Value> = guest.qmp.query("query-memory-devices", &json!({}))?;
     if slots.len() < DIMMS {
-        guest.add_memory(128 * MIB)?;
+        guest.add_memory(guest.at_boot.block_size)?;
     }
     let added: Vec<u64> = {
         let now = guest.state()?.online_blocks;
