@@ -266,7 +266,7 @@ impl Slot<'_> {
     }
 
     pub(crate) fn is_zero(self) -> bool {
-        self.0.iter().all(|byte| *byte == 0)
+        *self.0 == [0; PHDR_SIZE]
     }
 
     /// The note as the capture kernel takes it: from `p_offset`, of `p_memsz` bytes.

@@ -153,7 +153,10 @@ impl Judge {
 /// Does one store, which must be one that hardware does whole.
 fn do_store(bytes: &mut [u8], store: &Store) {
     assert_eq!(store.offset as usize % store.width.bytes(), 0, "{store:?} is not aligned");
+    let word = store.offset as usize & !7..(store.offset as usize & !7) + 8;
+    let after = store.applied_to(bytes[word.clone()].try_into().unwrap());
     store.write_to(bytes).unwrap();
+    assert_eq!(bytes[word], after, "{store:?}");
 }
 
 /// Makes a change, judging the header after every store. Gives the stores done.

@@ -187,6 +187,14 @@ impl core::error::Error for UpdateError {
 /// What is known of a header besides its bytes: its memory entries in order of address, and its free slots.
 #[derive(Debug)]
 pub struct Index<'a> {
+    known: Known<'a>,
+    /// Where plans are made. They are as large as some cache lines: made here, they are never moved.
+    draft: Draft,
+}
+
+/// See [`Index`].
+#[derive(Debug)]
+struct Known<'a> {
     order: Order<'a>,
     machine: Machine,
     notes: u16,
@@ -231,7 +239,7 @@ impl<'a> Index<'a> {
             return Err(UpdateError::SlotNotZero { slot: count + at / PHDR_SIZE });
         }
         let first_load = parsed.slots().position(|slot| slot.kind() == layout::PT_LOAD).unwrap_or(count);
-        let mut index = Self {
+        let mut known = Known {
             order: Order::new(nodes),
             machine: parsed.machine(),
             notes: saturated(parsed.notes().count()),
@@ -242,20 +250,48 @@ impl<'a> Index<'a> {
         };
         for (slot, found) in parsed.slots().enumerate().skip(first_load) {
             if found.kind() == layout::PT_LOAD && may_change(parsed.machine(), &found.load()) {
-                index.enter(header, saturated(slot), &found.load())?;
+                known.enter(header, saturated(slot), &found.load())?;
             }
         }
         // From the last, so that the lowest is used first. One below the first memory entry stays unused: filling it
         // would, for a moment, make an empty entry the first.
         for (slot, found) in parsed.slots().enumerate().skip(first_load).rev() {
             if found.kind() == layout::PT_NULL {
-                index.order.release(saturated(slot));
-                index.free = index.free.saturating_add(1);
+                known.order.release(saturated(slot));
+                known.free = known.free.saturating_add(1);
             }
         }
-        Ok(index)
+        Ok(Self { known, draft: Draft::default() })
     }
 
+    /// Slots that the header counts (`e_phnum`), free ones included.
+    pub fn phnum(&self) -> usize {
+        self.known.count.into()
+    }
+
+    /// Slots that can still be filled, counted by the header already or not.
+    pub fn free_slots(&self) -> usize {
+        let Known { free, slots, count, .. } = self.known;
+        usize::from(free) + usize::from(slots.saturating_sub(count))
+    }
+
+    /// Works out the stores that make a change, O(log n); they are at most [`MAX_STORES`]. Nothing happens until
+    /// somebody does them and commits the plan.
+    ///
+    /// `header` is a copy of the header as the last store left it, with all of its room.
+    pub fn plan<'i>(&'i mut self, header: &[u8], change: Change) -> Result<Plan<'i, 'a>, UpdateError> {
+        let Self { known, draft } = self;
+        draft.clear();
+        match change {
+            Change::Add { range, vaddr } => known.add(header, draft, change, range, vaddr),
+            Change::Remove(range) => known.remove(header, draft, change, range),
+            Change::SetNote { slot, paddr } => known.set_note(header, draft, slot, paddr),
+        }?;
+        Ok(Plan { index: self })
+    }
+}
+
+impl Known<'_> {
     /// Takes a memory entry in unless it overlaps one that is in already.
     fn enter(&mut self, header: &[u8], slot: u16, load: &Load) -> Result<(), UpdateError> {
         let range = load.range().unwrap_or_default();
@@ -269,40 +305,23 @@ impl<'a> Index<'a> {
         Ok(())
     }
 
-    /// Slots that the header counts (`e_phnum`), free ones included.
-    pub fn phnum(&self) -> usize {
-        self.count.into()
-    }
-
-    /// Slots that can still be filled, counted by the header already or not.
-    pub fn free_slots(&self) -> usize {
-        usize::from(self.free) + usize::from(self.slots.saturating_sub(self.count))
-    }
-
-    /// Works out the stores that make a change, O(log n); they are at most [`MAX_STORES`]. Nothing happens until
-    /// somebody does them and commits the plan.
-    ///
-    /// `header` is a copy of the header as the last store left it, with all of its room.
-    pub fn plan<'i>(&'i mut self, header: &[u8], change: Change) -> Result<Plan<'i, 'a>, UpdateError> {
-        let draft = match change {
-            Change::Add { range, vaddr } => self.add(header, change, range, vaddr),
-            Change::Remove(range) => self.remove(header, change, range),
-            Change::SetNote { slot, paddr } => self.set_note(header, slot, paddr),
-        }?;
-        Ok(Plan { index: self, draft })
-    }
-
     /// Adds the first stretch of `range` that no entry names: up to two neighbours touch it.
-    fn add(&self, header: &[u8], change: Change, range: PhysRange, vaddr: u64) -> Result<Draft, UpdateError> {
-        let mut draft = Draft::default();
+    fn add(
+        &self,
+        header: &[u8],
+        draft: &mut Draft,
+        change: Change,
+        range: PhysRange,
+        vaddr: u64,
+    ) -> Result<(), UpdateError> {
         if range.is_empty() {
-            return Ok(draft);
+            return Ok(());
         }
         check_load(self.machine, &plain(range, vaddr)).map_err(UpdateError::Entry)?;
         let below = self.at_or_below(header, range.start())?;
         if let Some(holder) = below.filter(|below| below.range.contains(range.start())) {
             draft.rest = change.rest(holder.range.end());
-            return Ok(draft);
+            return Ok(());
         }
         let above = self.above(header, range.start())?;
         let end = above.map_or(range.end(), |above| above.range.start().min(range.end()));
@@ -323,48 +342,56 @@ impl<'a> Index<'a> {
             }
             None => {
                 let whole = PhysRange::new(range.start(), end).unwrap_or_default();
-                self.fill(header, &mut draft, &plain(whole, vaddr))?;
+                self.fill(header, draft, &plain(whole, vaddr))?;
             }
         }
         // Its memory is in the other entry by now.
         if let Some(above) = above {
-            self.clear(header, &mut draft, above.slot)?;
+            self.clear(header, draft, above.slot)?;
         }
-        Ok(draft)
+        Ok(())
     }
 
     /// Takes what lies in `range` out of the lowest entry that reaches into it.
-    fn remove(&self, header: &[u8], change: Change, range: PhysRange) -> Result<Draft, UpdateError> {
-        let mut draft = Draft::default();
+    fn remove(
+        &self,
+        header: &[u8],
+        draft: &mut Draft,
+        change: Change,
+        range: PhysRange,
+    ) -> Result<(), UpdateError> {
         let below = self.at_or_below(header, range.start())?.filter(|entry| entry.range.overlaps(range));
         let hit = match below {
             Some(below) => Some(below),
             None => self.above(header, range.start())?,
         };
         let Some((entry, cut)) = hit.and_then(|entry| Some((entry, entry.range.intersect(range)?))) else {
-            return Ok(draft);
+            return Ok(());
         };
         draft.rest = change.rest(entry.range.end());
         // The end of the entry becomes one of its own before the old one lets go of it.
         if let Some(tail) = PhysRange::new(cut.end(), entry.range.end()).filter(|tail| !tail.is_empty()) {
             let vaddr = shifted(entry.vaddr, entry.range.start(), tail.start());
-            self.fill(header, &mut draft, &plain(tail, vaddr))?;
+            self.fill(header, draft, &plain(tail, vaddr))?;
         }
         match cut.start().0 - entry.range.start().0 {
-            0 => self.clear(header, &mut draft, entry.slot)?,
-            head => draft.stores.resize(header, entry.slot, head)?,
+            0 => self.clear(header, draft, entry.slot),
+            head => draft.stores.resize(header, entry.slot, head),
         }
-        Ok(draft)
     }
 
-    fn set_note(&self, header: &[u8], slot: usize, paddr: PhysAddr) -> Result<Draft, UpdateError> {
-        let mut draft = Draft::default();
+    fn set_note(
+        &self,
+        header: &[u8],
+        draft: &mut Draft,
+        slot: usize,
+        paddr: PhysAddr,
+    ) -> Result<(), UpdateError> {
         let not_a_note = UpdateError::NotANote { slot, notes: self.notes.into() };
         let slot = u16::try_from(slot).ok().filter(|slot| *slot < self.notes).ok_or(not_a_note)?;
         let size = read_note(header, slot)?.size;
         check_note(self.machine, &Note { paddr, size }).map_err(UpdateError::Entry)?;
-        draft.stores.point(header, slot, paddr)?;
-        Ok(draft)
+        draft.stores.point(header, slot, paddr)
     }
 
     /// Drafts a new entry.
@@ -389,7 +416,7 @@ impl<'a> Index<'a> {
             return Err(UpdateError::FirstEntry { slot: slot.into() });
         }
         draft.cleared = Some(slot);
-        draft.stores.clear(header, slot)
+        draft.stores.free(header, slot)
     }
 
     fn at_or_below(&self, header: &[u8], addr: PhysAddr) -> Result<Option<Entry>, UpdateError> {
@@ -435,31 +462,38 @@ impl<'a> Index<'a> {
 #[must_use = "a plan changes nothing until its stores are done and it is committed"]
 pub struct Plan<'i, 'a> {
     index: &'i mut Index<'a>,
-    draft: Draft,
 }
 
 impl Plan<'_, '_> {
     /// The stores, in their order. None, where the header says already what it should.
     pub fn stores(&self) -> &[Store] {
-        self.draft.stores.as_slice()
+        self.index.draft.stores.as_slice()
     }
 
     /// Notes that all stores are done. Gives what of the change is left to plan: a change of many entries is made one
     /// entry at a time.
     #[must_use = "what is left of the change is to be planned too"]
     pub fn commit(self) -> Option<Change> {
-        self.index.commit(&self.draft);
-        self.draft.rest
+        let Index { known, draft } = self.index;
+        known.commit(draft);
+        draft.rest
     }
 }
 
 /// What a plan holds.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 struct Draft {
     stores: Stores,
     filled: Option<Filled>,
     cleared: Option<u16>,
     rest: Option<Change>,
+}
+
+impl Draft {
+    fn clear(&mut self) {
+        self.stores.clear();
+        (self.filled, self.cleared, self.rest) = (None, None, None);
+    }
 }
 
 /// A slot that gets an entry.

@@ -36,16 +36,27 @@ pub struct Store {
 }
 
 impl Store {
+    /// The aligned word of 8 bytes in which it lies, as it is afterwards; `word` is as it was before.
+    #[must_use]
+    pub fn applied_to(self, mut word: [u8; 8]) -> [u8; 8] {
+        match (self.width, word.get_mut(self.offset as usize & 6..)) {
+            (Width::Two, Some([low, high, ..])) => [*low, *high] = (self.value as u16).to_le_bytes(),
+            _ => word = self.value.to_le_bytes(),
+        }
+        word
+    }
+
     /// Does this store in `header`, a copy in memory. Nothing is written where it does not fit.
     pub fn write_to(self, header: &mut [u8]) -> Result<(), UpdateError> {
         let have = header.len();
         let start = self.offset as usize;
         let need = start.saturating_add(self.width.bytes());
-        let place = header.get_mut(start..need).ok_or(UpdateError::TooShort { need, have })?;
-        for (byte, value) in place.iter_mut().zip(self.value.to_le_bytes()) {
-            *byte = value;
-        }
-        Ok(())
+        let place = header.get_mut(start..).ok_or(UpdateError::TooShort { need, have })?;
+        let is_written = match self.width {
+            Width::Two => place.first_chunk_mut().map(|bytes| *bytes = (self.value as u16).to_le_bytes()),
+            Width::Eight => place.first_chunk_mut().map(|bytes| *bytes = self.value.to_le_bytes()),
+        };
+        is_written.ok_or(UpdateError::TooShort { need, have })
     }
 }
 
@@ -53,7 +64,7 @@ impl Store {
 pub const MAX_STORES: usize = 14;
 
 /// Stores in the order in which they must be done.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct Stores {
     list: [Store; MAX_STORES],
     count: usize,
@@ -68,6 +79,11 @@ impl Default for Stores {
 impl Stores {
     pub(super) fn as_slice(&self) -> &[Store] {
         self.list.get(..self.count).unwrap_or_default()
+    }
+
+    /// None.
+    pub(super) fn clear(&mut self) {
+        self.count = 0;
     }
 
     /// Writes `load` into `slot`, which is free; `new_count` where the header must count one more slot for it.
@@ -95,7 +111,7 @@ impl Stores {
             (phdr::MEMSZ, load.size),
             (phdr::FILESZ, load.size),
         ];
-        self.fields(base, old, &fields);
+        self.fields(base, old, fields);
         if let Some(count) = new_count {
             self.push(Store { offset: ehdr::PHNUM as u32, width: Width::Two, value: count.into() });
         }
@@ -103,12 +119,12 @@ impl Stores {
     }
 
     /// Makes the memory entry in `slot` a free slot: the way of [`Stores::fill`] backwards.
-    pub(super) fn clear(&mut self, header: &[u8], slot: u16) -> Result<(), UpdateError> {
+    pub(super) fn free(&mut self, header: &[u8], slot: u16) -> Result<(), UpdateError> {
         let (base, old) = read(header, slot)?;
         let fields =
             [phdr::FILESZ, phdr::MEMSZ, phdr::OFFSET, phdr::TYPE, phdr::PADDR, phdr::VADDR, phdr::ALIGN]
                 .map(|field| (field, 0));
-        self.fields(base, old, &fields);
+        self.fields(base, old, fields);
         Ok(())
     }
 
@@ -120,7 +136,7 @@ impl Stores {
         if size < old.field(phdr::MEMSZ) {
             fields.reverse();
         }
-        self.fields(base, old, &fields);
+        self.fields(base, old, fields);
         Ok(())
     }
 
@@ -128,13 +144,14 @@ impl Stores {
     /// `p_paddr` is for people and tools.
     pub(super) fn point(&mut self, header: &[u8], slot: u16, paddr: PhysAddr) -> Result<(), UpdateError> {
         let (base, old) = read(header, slot)?;
-        self.fields(base, old, &[(phdr::PADDR, paddr.0), (phdr::OFFSET, paddr.0)]);
+        self.fields(base, old, [(phdr::PADDR, paddr.0), (phdr::OFFSET, paddr.0)]);
         Ok(())
     }
 
     /// Stores to the fields that do not hold their value yet.
-    fn fields(&mut self, base: u32, old: Slot<'_>, fields: &[(usize, u64)]) {
-        for &(field, value) in fields {
+    #[inline]
+    fn fields<const COUNT: usize>(&mut self, base: u32, old: Slot<'_>, fields: [(usize, u64); COUNT]) {
+        for (field, value) in fields {
             if old.field(field) != value {
                 self.push(Store { offset: base + field as u32, width: Width::Eight, value });
             }
