@@ -36,6 +36,6 @@ pub fn replace_cpus<'n, E: From<WriteError>>(
         writer.copy(tree.structure().get(copied..node.start()).unwrap_or_default())?;
         copied = node.behind();
     }
-    writer.copy(tree.structure().get(copied..tree.root().behind()).unwrap_or_default())?;
+    writer.copy(tree.structure().get(copied..tree.last()).unwrap_or_default())?;
     Ok(writer.finish()?)
 }

@@ -16,5 +16,5 @@ mod write;
 
 pub use cpus::{is_cpu, replace_cpus};
 pub use layout::{BOOT_CPU_OFFSET, MAGIC, MAX_DEPTH};
-pub use read::{Children, Fault, Node, Properties, Property, Reserved, Tree, TreeError};
+pub use read::{Children, Fault, Node, Outline, Properties, Property, Reserved, Tree, TreeError};
 pub use write::{WriteError, Writer};

@@ -99,12 +99,24 @@ pub struct Tree<'a> {
     strings: &'a [u8],
 }
 
-impl<'a> Tree<'a> {
+/// Where the blocks of a tree lie that was found whole, without its bytes: who has these to themselves need not look again
+/// whether they are a tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outline {
+    total_size: usize,
+    reserve_map: usize,
+    /// The structure block: where it starts, and where its last token does.
+    structure: (usize, usize),
+    /// The strings: where they start, and their size.
+    strings: (usize, usize),
+}
+
+impl Outline {
     /// Reads the tree that starts at the first of `bytes`; what lies behind its end is not looked at.
     ///
     /// # Errors
     /// What is wrong, and where. Accepted is version 17, or a later one that says it is compatible.
-    pub fn parse(bytes: &'a [u8]) -> Result<Self, TreeError> {
+    pub fn parse(bytes: &[u8]) -> Result<Self, TreeError> {
         let number = |at| number(bytes, at).ok_or(TreeError { offset: bytes.len(), fault: Fault::Short });
         let magic = number(0)?;
         if magic != MAGIC {
@@ -122,10 +134,11 @@ impl<'a> Tree<'a> {
             let at = number(at_field)?;
             let found = total.get(size(at)..).filter(|_| size(at) >= HEADER_SIZE);
             let found = found.ok_or(TreeError { offset: at_field, fault: Fault::Outside(at) })?;
-            let Some(size_field) = size_field else { return Ok(found) };
+            let Some(size_field) = size_field else { return Ok((size(at), found)) };
             let length = number(size_field)?;
             let found = found.get(..size(length));
-            found.ok_or(TreeError { offset: size_field, fault: Fault::Outside(length) })
+            let found = found.ok_or(TreeError { offset: size_field, fault: Fault::Outside(length) })?;
+            Ok((size(at), found))
         };
         for (at_field, alignment) in [(field::STRUCTURE, 4), (field::RESERVE_MAP, 8)] {
             let at = number(at_field)?;
@@ -133,19 +146,51 @@ impl<'a> Tree<'a> {
                 return Err(TreeError { offset: at_field, fault: Fault::Unaligned(at) });
             }
         }
-        let tree = Self {
+        let (map_at, reserve_map) = block(field::RESERVE_MAP, None)?;
+        let (structure_at, structure) = block(field::STRUCTURE, Some(field::STRUCTURE_SIZE))?;
+        let (strings_at, strings) = block(field::STRINGS, Some(field::STRINGS_SIZE))?;
+        let tree = Tree {
             total_size: total.len(),
             boot_cpu: number(crate::BOOT_CPU_OFFSET)?,
-            reserve_map: block(field::RESERVE_MAP, None)?,
-            structure: block(field::STRUCTURE, Some(field::STRUCTURE_SIZE))?,
-            strings: block(field::STRINGS, Some(field::STRINGS_SIZE))?,
+            reserve_map,
+            structure,
+            strings,
         };
-        let map_at = size(number(field::RESERVE_MAP)?);
         tree.check_reserve_map().map_err(|fault| TreeError { offset: map_at, fault })?;
-        let structure_at = size(number(field::STRUCTURE)?);
-        tree.check_structure()
+        let last = tree
+            .check_structure()
             .map_err(|(at, fault)| TreeError { offset: structure_at.wrapping_add(at), fault })?;
-        Ok(tree)
+        Ok(Self {
+            total_size: total.len(),
+            reserve_map: map_at,
+            structure: (structure_at, last),
+            strings: (strings_at, strings.len()),
+        })
+    }
+
+    /// The tree in `bytes`, which must be those that were read. Others make a tree of no sense, and no panic.
+    pub fn tree<'a>(&self, bytes: &'a [u8]) -> Tree<'a> {
+        let total = bytes.get(..self.total_size).unwrap_or_default();
+        let from = |at| total.get(at..).unwrap_or_default();
+        let block = |(at, size)| from(at).get(..size).unwrap_or_default();
+        let (structure, last) = self.structure;
+        Tree {
+            total_size: self.total_size,
+            boot_cpu: number(total, crate::BOOT_CPU_OFFSET).unwrap_or_default(),
+            reserve_map: from(self.reserve_map),
+            structure: block((structure, last.wrapping_add(TOKEN_SIZE))),
+            strings: block(self.strings),
+        }
+    }
+}
+
+impl<'a> Tree<'a> {
+    /// Reads the tree that starts at the first of `bytes`; what lies behind its end is not looked at.
+    ///
+    /// # Errors
+    /// See [`Outline::parse`].
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, TreeError> {
+        Ok(Outline::parse(bytes)?.tree(bytes))
     }
 
     fn check_reserve_map(&self) -> Result<(), Fault> {
@@ -153,7 +198,8 @@ impl<'a> Tree<'a> {
         if entries.contains(&[0; RESERVED_SIZE]) { Ok(()) } else { Err(Fault::ReserveMap) }
     }
 
-    fn check_structure(&self) -> Result<(), (usize, Fault)> {
+    /// Where the last token is.
+    fn check_structure(&self) -> Result<usize, (usize, Fault)> {
         let (mut at, mut depth) = (0, 0usize);
         let (mut takes_properties, mut has_root) = (false, false);
         loop {
@@ -175,7 +221,7 @@ impl<'a> Tree<'a> {
             match found {
                 Token::Begin(_) => (depth, takes_properties, has_root) = (depth.wrapping_add(1), true, true),
                 Token::End => (depth, takes_properties) = (depth.wrapping_sub(1), false),
-                Token::Finish => return Ok(()),
+                Token::Finish => return Ok(at),
                 Token::Property { .. } | Token::Nop => {}
             }
             at = next;
@@ -205,7 +251,7 @@ impl<'a> Tree<'a> {
     /// The root.
     pub fn root(&self) -> Node<'a> {
         // The tree was found to have one.
-        Children { tree: *self, at: 0 }.next().unwrap_or(Node { tree: *self, name: &[], start: 0, inside: 0 })
+        Children::new(*self, 0).next().unwrap_or(Node { tree: *self, name: &[], start: 0, inside: 0 })
     }
 
     /// The node at a path of full names, such as `/cpus/PowerPC,POWER9@0`; `/` is the root.
@@ -227,6 +273,12 @@ impl<'a> Tree<'a> {
         self.strings
     }
 
+    /// Where the structure block's last token is: behind the root.
+    pub(crate) fn last(&self) -> usize {
+        self.structure.len().wrapping_sub(TOKEN_SIZE)
+    }
+
+    /// The structure block with its last token, and nothing behind it.
     pub(crate) fn structure(&self) -> &'a [u8] {
         self.structure
     }
@@ -259,7 +311,7 @@ impl<'a> Node<'a> {
 
     /// The nodes in it, in order.
     pub fn children(&self) -> Children<'a> {
-        Children { tree: self.tree, at: self.inside }
+        Children::new(self.tree, self.inside)
     }
 
     /// The node in it that has this full name.
@@ -324,6 +376,14 @@ impl<'a> Iterator for Properties<'a> {
 pub struct Children<'a> {
     tree: Tree<'a>,
     at: usize,
+    /// Whether `at` is inside the node that was given last: what lies in that is passed by only when the next one is asked for.
+    is_inside: bool,
+}
+
+impl<'a> Children<'a> {
+    fn new(tree: Tree<'a>, at: usize) -> Self {
+        Self { tree, at, is_inside: false }
+    }
 }
 
 impl<'a> Iterator for Children<'a> {
@@ -331,12 +391,15 @@ impl<'a> Iterator for Children<'a> {
 
     fn next(&mut self) -> Option<Node<'a>> {
         let structure = self.tree.structure;
+        if core::mem::take(&mut self.is_inside) {
+            self.at = behind(structure, self.at)?;
+        }
         loop {
             match token_at(structure, self.at).ok()? {
                 (Token::Nop | Token::Property { .. }, next) => self.at = next,
                 (Token::Begin(name), inside) => {
                     let node = Node { tree: self.tree, name, start: self.at, inside };
-                    self.at = behind(structure, inside)?;
+                    (self.at, self.is_inside) = (inside, true);
                     return Some(node);
                 }
                 _ => return None,
@@ -373,32 +436,49 @@ enum Token<'a> {
 
 /// The token at `at`, and where the next one is.
 fn token_at(structure: &[u8], at: usize) -> Result<(Token<'_>, usize), Fault> {
-    let kind = number(structure, at).ok_or(Fault::Cut)?;
+    let rest = structure.get(at..).and_then(<[u8]>::split_first_chunk);
+    let (kind, rest) = rest.ok_or(Fault::Cut)?;
     let behind = at.wrapping_add(TOKEN_SIZE);
-    match kind {
+    match u32::from_be_bytes(*kind) {
         token::BEGIN_NODE => {
-            let name = structure.get(behind..).and_then(until_nul).ok_or(Fault::NodeName)?;
+            let name = until_nul(rest).ok_or(Fault::NodeName)?;
             // With the NUL.
             let next = aligned(behind.wrapping_add(name.len()).wrapping_add(1));
             Ok((Token::Begin(name), next))
         }
         token::END_NODE => Ok((Token::End, behind)),
         token::PROPERTY => {
-            let length = size(number(structure, behind).ok_or(Fault::Cut)?);
-            let name = number(structure, behind.wrapping_add(4)).ok_or(Fault::Cut)?;
-            let start = behind.wrapping_add(8);
-            let value = structure.get(start..).and_then(|rest| rest.get(..length)).ok_or(Fault::Cut)?;
-            Ok((Token::Property { name, value }, aligned(start.wrapping_add(length))))
+            let (&[a, b, c, d, name @ ..], rest) = rest.split_first_chunk::<8>().ok_or(Fault::Cut)?;
+            let length = size(u32::from_be_bytes([a, b, c, d]));
+            let value = rest.get(..length).ok_or(Fault::Cut)?;
+            let next = aligned(behind.wrapping_add(8).wrapping_add(length));
+            Ok((Token::Property { name: u32::from_be_bytes(name), value }, next))
         }
         token::NOP => Ok((Token::Nop, behind)),
         token::END => Ok((Token::Finish, behind)),
-        _ => Err(Fault::Token(kind)),
+        kind => Err(Fault::Token(kind)),
     }
 }
 
+/// What is before the first NUL. Trees are full of names: eight bytes are looked at at a time.
 fn until_nul(bytes: &[u8]) -> Option<&[u8]> {
-    let length = bytes.iter().position(|&byte| byte == 0)?;
-    bytes.get(..length)
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let (words, rest) = bytes.as_chunks::<8>();
+    // Of a word without a zero byte, taking one from each byte sets no top bit that was clear (Bit Twiddling Hacks, "Determine
+    // if a word has a zero byte"); the lowest that is set otherwise is the first zero byte's.
+    let zero = |word: &[u8; 8]| {
+        let word = u64::from_le_bytes(*word);
+        word.wrapping_sub(ONES) & !word & (ONES << 7)
+    };
+    let found = words.iter().enumerate().find_map(|(index, word)| match zero(word) {
+        0 => None,
+        found => Some(index.wrapping_mul(8).wrapping_add(found.trailing_zeros() as usize / 8)),
+    });
+    let length = found.or_else(|| {
+        let in_rest = rest.iter().position(|&byte| byte == 0)?;
+        Some(words.len().wrapping_mul(8).wrapping_add(in_rest))
+    });
+    bytes.get(..length?)
 }
 
 fn number(bytes: &[u8], at: usize) -> Option<u32> {
