@@ -12,7 +12,7 @@
 /* What happens to memory, the same for all kernels. Ranges are whole memory blocks. */
 enum hd_memory {
 	HD_MEMORY_COMES = 0,	/* before it is used */
-	HD_MEMORY_CAME = 1,
+	HD_MEMORY_CAME = 1,	/* may be left out where it comes next */
 	HD_MEMORY_GONE = 2,	/* offline, or its onlining failed */
 	HD_MEMORY_STAYS = 3,	/* its offlining failed */
 };
@@ -80,6 +80,7 @@ u64 hd_direct_map(void);
 u32 hd_hardware(u32 cpu);	/* only where there is a device tree */
 u64 hd_now(void);
 u64 hd_time(void);
-void hd_stored(void);
+void hd_stored(void);		/* after each store, while hd_panic_after_store is not 0 */
+extern u32 hd_panic_after_store;
 
 #endif

@@ -32,19 +32,38 @@ static int what_happens(unsigned long action)
 }
 
 /*
+ * What was said last to be about to be used. A crash image has it since then, and one that is armed later too: that it is used
+ * now is no news. Guarded by the lock of memory hotplug, which is held while notifiers run.
+ */
+static struct {
+	u64 first;
+	u64 past;
+} coming;
+
+/* The same as long as the kernel runs; on pseries 6.1 looks it up in the device tree each time. */
+static u64 block_size;
+
+/*
  * Of a block whose page structures lie in the block itself, the kernel names only the other pages. A dump needs all: a
  * block counts as a whole.
  */
 static int memory_event(struct notifier_block *block, unsigned long action, void *data)
 {
 	const struct memory_notify *notify = data;
-	const u64 size = memory_block_size_bytes();
-	const u64 first = PFN_PHYS(notify->start_pfn);
-	const u64 past = PFN_PHYS(notify->start_pfn + notify->nr_pages);
 	const int what = what_happens(action);
+	u64 first, past;
 
-	if (what >= 0)
-		hd_let_go(hd_core_memory(what, round_down(first, size), round_up(past, size)));
+	if (what < 0)
+		return NOTIFY_DONE;
+	first = round_down(PFN_PHYS(notify->start_pfn), block_size);
+	past = round_up(PFN_PHYS(notify->start_pfn + notify->nr_pages), block_size);
+	if (what == HD_MEMORY_CAME && first == coming.first && past == coming.past)
+		return NOTIFY_DONE;
+	if (what == HD_MEMORY_COMES) {
+		coming.first = first;
+		coming.past = past;
+	}
+	hd_let_go(hd_core_memory(what, first, past));
 	return NOTIFY_DONE;
 }
 
@@ -62,6 +81,7 @@ int hd_follow(void)
 {
 	int error = 0;
 
+	block_size = memory_block_size_bytes();
 	if (HOTDUMP_MEMORY)
 		error = register_memory_notifier(&memory_block);
 	if (error || !HOTDUMP_CPUS)

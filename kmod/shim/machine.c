@@ -8,12 +8,12 @@
 #include <linux/io.h>
 #include <linux/ioport.h>
 #include <linux/kprobes.h>
-#include <linux/ktime.h>
 #include <linux/memory_hotplug.h>
 #include <linux/mm.h>
 #include <linux/mmzone.h>
 #include <linux/percpu.h>
 #include <linux/sched.h>
+#include <linux/sched/clock.h>
 #include <linux/slab.h>
 #include <linux/spinlock.h>
 #include <linux/string.h>
@@ -46,7 +46,7 @@ void hd_unlock(u64 irq_flags)
 
 u64 hd_now(void)
 {
-	return ktime_get_mono_fast_ns();
+	return local_clock();
 }
 
 u64 hd_time(void)

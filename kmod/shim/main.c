@@ -51,13 +51,13 @@ MODULE_PARM_DESC(cpus, "follow CPUs");
 #endif
 
 /* Only with this can a test be in the middle of a change: it panics after that many more stores. */
-static uint panic_after_store;
-module_param(panic_after_store, uint, 0600);
+u32 hd_panic_after_store;
+module_param_named(panic_after_store, hd_panic_after_store, uint, 0600);
 MODULE_PARM_DESC(panic_after_store, "debugging: panic after this many stores to the crash header (0: never)");
 
 void hd_stored(void)
 {
-	if (unlikely(panic_after_store) && --panic_after_store == 0)
+	if (hd_panic_after_store && --hd_panic_after_store == 0)
 		panic("hotdump: as many stores as panic_after_store asked for");
 }
 

@@ -4,7 +4,7 @@
 use core::cell::UnsafeCell;
 use core::panic::PanicInfo;
 use core::ptr::{self, NonNull};
-use core::sync::atomic::{Ordering, fence};
+use core::sync::atomic::{AtomicU32, Ordering, fence};
 
 use abi::{Arm, FOLLOW_CPUS, Reason, Status};
 use elfcorehdr::update::{Index, Node, Store, Width};
@@ -34,6 +34,8 @@ unsafe extern "C" {
     safe fn hd_now() -> u64;
     safe fn hd_time() -> u64;
     safe fn hd_stored();
+    /// Only where it is not 0 is there anything to be done after a store.
+    safe static hd_panic_after_store: AtomicU32;
     /// Exists nowhere. A panic that is not optimised out keeps the handler below, and the module does not link.
     safe fn hd_core_must_not_panic() -> !;
 }
@@ -137,10 +139,25 @@ impl Mapped {
         Ok(copy)
     }
 
+    /// Whether it begins with these bytes, whole words.
+    fn has(&self, bytes: &[u8]) -> bool {
+        let words = bytes.as_chunks::<8>().0;
+        let Some(place) = self.words(0, words.len()) else { return false };
+        // SAFETY: there are so many words in the mapping. Volatile: whoever loads an image writes there.
+        let word = |index| unsafe { place.add(index).read_volatile() };
+        words.iter().enumerate().all(|(index, wanted)| word(index) == u64::from_ne_bytes(*wanted))
+    }
+
+    /// The word at a multiple of 8.
     fn place(&self, offset: usize) -> Option<*mut u64> {
-        let fits = offset.checked_add(8).is_some_and(|end| end <= self.len) && offset & 7 == 0;
-        // SAFETY: all 8 bytes lie in the mapping.
-        fits.then(|| unsafe { self.first.as_ptr().add(offset).cast() })
+        self.words(offset, 1)
+    }
+
+    /// The first of `count` words, at a multiple of 8, that are all in the mapping.
+    fn words(&self, offset: usize, count: usize) -> Option<*mut u64> {
+        let room = self.len.checked_sub(offset)? / 8;
+        // SAFETY: so many words lie in the mapping.
+        (count <= room && offset & 7 == 0).then(|| unsafe { self.first.as_ptr().add(offset).cast() })
     }
 }
 
@@ -171,13 +188,17 @@ struct MappedTrees {
 }
 
 impl Live for Reserved {
-    fn word(&self, offset: usize) -> u64 {
-        u64::from_le(self.header.word(offset))
+    fn header_has(&self, bytes: &[u8]) -> bool {
+        self.header.has(bytes)
     }
 
-    fn store(&mut self, store: Store) {
+    fn store(&mut self, store: Store, written: [u8; 8]) -> bool {
         let offset = store.offset as usize;
-        let Some(place) = self.header.place(offset & !7) else { return };
+        let Some(place) = self.header.place(offset & !7) else { return false };
+        // SAFETY: aligned and in the mapping. Volatile: whoever loads an image writes there.
+        if unsafe { place.read_volatile() } != u64::from_ne_bytes(written) {
+            return false;
+        }
         match store.width {
             // SAFETY: aligned and in the mapping, which is writable; one instruction each.
             Width::Eight => unsafe { place.write_volatile(store.value.to_le()) },
@@ -187,6 +208,7 @@ impl Live for Reserved {
             },
         }
         stored();
+        true
     }
 
     fn tree_pointer(&self) -> u64 {
@@ -200,17 +222,18 @@ impl Live for Reserved {
         stored();
     }
 
-    fn tree_word(&self, place: usize, offset: usize) -> [u8; 8] {
+    fn tree_has(&self, place: usize, bytes: &[u8]) -> bool {
         let place = self.trees.as_ref().and_then(|trees| trees.places.get(place));
-        place.map_or(0, |place| place.word(offset)).to_ne_bytes()
+        place.is_some_and(|place| place.has(bytes))
     }
 
     fn write_tree(&mut self, place: usize, offset: usize, bytes: &[u8]) {
         let Some(mapped) = self.trees.as_ref().and_then(|trees| trees.places.get(place)) else { return };
-        for (index, word) in bytes.as_chunks::<8>().0.iter().enumerate() {
-            let Some(place) = mapped.place(offset.wrapping_add(index.wrapping_mul(8))) else { return };
-            // SAFETY: aligned and in the mapping, which is writable.
-            unsafe { place.write_volatile(u64::from_ne_bytes(*word)) };
+        let words = bytes.as_chunks::<8>().0;
+        let Some(place) = mapped.words(offset, words.len()) else { return };
+        for (index, word) in words.iter().enumerate() {
+            // SAFETY: aligned and in the mapping, which is writable: there are so many words.
+            unsafe { place.add(index).write_volatile(u64::from_ne_bytes(*word)) };
         }
         stored();
     }
@@ -227,7 +250,9 @@ impl Live for Reserved {
 /// Keeps what was stored before all that is stored later.
 fn stored() {
     fence(Ordering::SeqCst);
-    hd_stored();
+    if hd_panic_after_store.load(Ordering::Relaxed) != 0 {
+        hd_stored();
+    }
 }
 
 struct Global(UnsafeCell<State<'static, Reserved>>);
@@ -485,7 +510,8 @@ fn timed(start: u64, event: impl FnOnce(&mut State<'static, Reserved>) -> bool) 
         let taken = state.taken();
         let is_over = event(state);
         if state.taken() != taken {
-            state.took(hd_now().wrapping_sub(start), time);
+            // The clocks of two CPUs can differ a little.
+            state.took(hd_now().saturating_sub(start), time);
         }
         u32::from(is_over)
     })

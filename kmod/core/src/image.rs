@@ -13,16 +13,17 @@ use crate::tree::Trees;
 
 /// The image in reserved memory.
 pub trait Live {
-    /// The 8 bytes of the header at `offset`, a multiple of 8 below the header's size.
-    fn word(&self, offset: usize) -> u64;
-    /// Does one store, whole, and keeps it before all later ones.
-    fn store(&mut self, store: Store);
+    /// Whether the header begins with these bytes, whole words.
+    fn header_has(&self, bytes: &[u8]) -> bool;
+    /// Does one store to the header, whole, and keeps it before all later ones, if the 8 bytes in which it lies are `written`.
+    /// Whether it did.
+    fn store(&mut self, store: Store, written: [u8; 8]) -> bool;
     /// The word that names the device tree in force.
     fn tree_pointer(&self) -> u64;
     /// Writes that word: one store, after all before it.
     fn set_tree_pointer(&mut self, address: u64);
-    /// The 8 bytes at `offset`, a multiple of 8, of a place for a tree, 0 or 1.
-    fn tree_word(&self, place: usize, offset: usize) -> [u8; 8];
+    /// Whether a place for a tree, 0 or 1, begins with these bytes, whole words.
+    fn tree_has(&self, place: usize, bytes: &[u8]) -> bool;
     /// Writes `bytes` to such a place from `offset`, a multiple of 8, on.
     fn write_tree(&mut self, place: usize, offset: usize, bytes: &[u8]);
     /// Whether any crash image is loaded.
@@ -67,18 +68,24 @@ pub struct Comer<'a> {
     pub nodes: Nodes<'a>,
 }
 
-/// A crash header that is kept true. It is written only while an image is loaded and carries this one's identity, and
+/// An image that is kept true. It is written only while an image is loaded and carries this one's identity, and
 /// the bytes to be changed, and the file header, are those of the shadow.
 #[derive(Debug)]
 pub struct Image<'m, L> {
-    live: L,
-    shadow: &'m mut [u8],
-    index: Index<'m>,
+    followed: Followed<'m, L>,
     cpus: &'m [Cpu],
     trees: Option<Trees<'m>>,
     excluded: Excluded,
     direct_map: u64,
     follow: u32,
+}
+
+/// The image in reserved memory, what was last written to its header, and what is known of that.
+#[derive(Debug)]
+struct Followed<'m, L> {
+    live: L,
+    shadow: &'m mut [u8],
+    index: Index<'m>,
 }
 
 /// What an image is taken in with, besides what lies in reserved memory.
@@ -111,7 +118,7 @@ impl<'m, L: Live> Image<'m, L> {
         arch: &Arch,
         in_reservation: impl Fn(PhysRange) -> bool,
     ) -> Result<Self, Refused> {
-        let Parts { shadow, nodes, trees, excluded, direct_map, follow } = parts;
+        let Parts { shadow, nodes, mut trees, excluded, direct_map, follow } = parts;
         if !live.is_ours() {
             return Err(Reason::NotOurs.into());
         }
@@ -132,13 +139,11 @@ impl<'m, L: Live> Image<'m, L> {
         if let Some(found) = wrong {
             return Err(Refused { found: found as u32, ..Reason::BadHeader.into() });
         }
-        if let Some(trees) = &trees {
+        if let Some(trees) = &mut trees {
             trees.check(&live)?;
         }
         Ok(Self {
-            live,
-            shadow,
-            index,
+            followed: Followed { live, shadow, index },
             cpus: &[],
             trees,
             excluded,
@@ -170,13 +175,14 @@ impl<'m, L: Live> Image<'m, L> {
 
     /// The image in reserved memory.
     pub fn live(&self) -> &L {
-        &self.live
+        &self.followed.live
     }
 
     /// Slots in use, and free ones.
     pub fn slots(&self) -> (usize, usize) {
-        let free = self.index.free_slots();
-        (Index::nodes_for(self.shadow.len()).saturating_sub(free), free)
+        let Followed { shadow, index, .. } = &self.followed;
+        let free = index.free_slots();
+        (Index::nodes_for(shadow.len()).saturating_sub(free), free)
     }
 
     /// Address of the device tree in force; 0 where there is none.
@@ -191,18 +197,8 @@ impl<'m, L: Live> Image<'m, L> {
 
     /// Whether the image is loaded, ours, its file header as last written, and the tree in force the one that we put there.
     pub(crate) fn check(&self) -> Result<(), Reason> {
-        if !self.live.is_loaded() {
-            return Err(Reason::NotLoaded);
-        }
-        if !self.live.is_ours() {
-            return Err(Reason::NotOurs);
-        }
-        for at in (0..EHDR_SIZE).step_by(8) {
-            if word(self.shadow, at) != Some(self.live.word(at)) {
-                return Err(Reason::Changed);
-            }
-        }
-        self.trees.as_ref().map_or(Ok(()), |trees| trees.check_pointer(&self.live))
+        self.followed.check()?;
+        self.trees.as_ref().map_or(Ok(()), |trees| trees.check_pointer(&self.followed.live))
     }
 
     /// Takes an event of memory. Gives the number of stores.
@@ -226,7 +222,7 @@ impl<'m, L: Live> Image<'m, L> {
         if comer.nodes.is_empty() && trees.lists(comer.hardware) {
             return Ok(stores);
         }
-        let written = trees.rebuild(&mut self.live, comer.nodes, Some(comer.hardware))?;
+        let written = trees.rebuild(&mut self.followed.live, comer.nodes, Some(comer.hardware))?;
         Ok(stores.wrapping_add(written))
     }
 
@@ -235,7 +231,7 @@ impl<'m, L: Live> Image<'m, L> {
         self.check()?;
         match &mut self.trees {
             Some(trees) if self.follow & FOLLOW_CPUS != 0 && !trees.names(nodes) => {
-                trees.rebuild(&mut self.live, nodes, None)
+                trees.rebuild(&mut self.followed.live, nodes, None)
             }
             _ => Ok(0),
         }
@@ -253,48 +249,68 @@ impl<'m, L: Live> Image<'m, L> {
 
     /// Has the header name what of `range` a dump holds, and nothing else of it.
     fn add(&mut self, range: PhysRange) -> Result<u64, Reason> {
+        let Self { followed, excluded, direct_map, .. } = self;
         let mut stores = 0;
         let mut past = range.start();
-        let excluded = self.excluded;
         for piece in excluded.pieces(range) {
-            stores += self.remove_between(past, piece.start())?;
-            let vaddr = self.direct_map.wrapping_add(piece.start().0);
-            stores += self.apply(Change::Add { range: piece, vaddr })?;
+            stores += followed.remove_between(past, piece.start())?;
+            let vaddr = direct_map.wrapping_add(piece.start().0);
+            stores += followed.apply(Change::Add { range: piece, vaddr })?;
             past = piece.end();
         }
-        Ok(stores + self.remove_between(past, range.end())?)
-    }
-
-    fn remove_between(&mut self, start: PhysAddr, end: PhysAddr) -> Result<u64, Reason> {
-        PhysRange::new(start, end).map_or(Ok(0), |range| self.remove(range))
+        Ok(stores + followed.remove_between(past, range.end())?)
     }
 
     /// Has the header name nothing of `range`.
     fn remove(&mut self, range: PhysRange) -> Result<u64, Reason> {
-        if range.is_empty() { Ok(0) } else { self.apply(Change::Remove(range)) }
+        self.followed.remove_between(range.start(), range.end())
     }
 
     /// Points the note in `slot`, one of a CPU, at that CPU's save area.
     fn point(&mut self, slot: usize) -> Result<u64, Reason> {
         let cpu = self.cpus.get(slot).ok_or(Reason::Update)?;
-        self.apply(Change::SetNote { slot, paddr: PhysAddr(cpu.note) })
+        self.followed.apply(Change::SetNote { slot, paddr: PhysAddr(cpu.note) })
+    }
+}
+
+impl<L: Live> Followed<'_, L> {
+    fn check(&self) -> Result<(), Reason> {
+        let Self { live, shadow, .. } = self;
+        if !live.is_loaded() {
+            return Err(Reason::NotLoaded);
+        }
+        if !live.is_ours() {
+            return Err(Reason::NotOurs);
+        }
+        let is_as_written = shadow.get(..EHDR_SIZE).is_some_and(|written| live.header_has(written));
+        if is_as_written { Ok(()) } else { Err(Reason::Changed) }
+    }
+
+    /// Has the header name nothing from `start` to `end`.
+    fn remove_between(&mut self, start: PhysAddr, end: PhysAddr) -> Result<u64, Reason> {
+        match PhysRange::new(start, end) {
+            Some(range) if !range.is_empty() => self.apply(Change::Remove(range)),
+            _ => Ok(0),
+        }
     }
 
     fn apply(&mut self, change: Change) -> Result<u64, Reason> {
+        let Self { live, shadow, index } = self;
         let mut next = Some(change);
         let mut stores = 0;
         while let Some(change) = next {
-            let plan = self.index.plan(self.shadow, change).map_err(|error| match error {
+            let plan = index.plan(shadow, change).map_err(|error| match error {
                 UpdateError::Full { .. } => Reason::Full,
                 _ => Reason::Update,
             })?;
             for store in plan.stores() {
                 let at = store.offset as usize & !7;
-                if word(self.shadow, at) != Some(self.live.word(at)) {
+                let written = shadow.get_mut(at..).and_then(|rest| rest.first_chunk_mut());
+                let written = written.ok_or(Reason::Update)?;
+                if !live.store(*store, *written) {
                     return Err(Reason::Changed);
                 }
-                self.live.store(*store);
-                store.write_to(self.shadow).map_err(|_| Reason::Update)?;
+                *written = store.applied_to(*written);
                 stores += 1;
             }
             next = plan.commit();
@@ -319,8 +335,4 @@ fn wrong_copy(header: &[u8], arch: &Arch, in_reservation: impl Fn(PhysRange) -> 
 
 fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     bytes.get(at..)?.first_chunk().copied().map(u16::from_le_bytes)
-}
-
-fn word(bytes: &[u8], at: usize) -> Option<u64> {
-    bytes.get(at..)?.first_chunk().copied().map(u64::from_le_bytes)
 }

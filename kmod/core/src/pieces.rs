@@ -7,6 +7,7 @@ use elfcorehdr::{PhysAddr, PhysRange};
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Excluded {
     ranges: [PhysRange; MAX_EXCLUDED],
+    count: usize,
 }
 
 impl Excluded {
@@ -25,12 +26,13 @@ impl Excluded {
             }
             past = place.end();
         }
+        excluded.count = list.len();
         Some(excluded)
     }
 
     /// What of `range` a dump holds, lowest first.
     pub fn pieces(&self, range: PhysRange) -> Pieces<'_> {
-        Pieces::of(range, &self.ranges)
+        Pieces::of(range, self.ranges.get(..self.count).unwrap_or_default())
     }
 }
 

@@ -17,7 +17,7 @@ pub struct State<'m, L> {
     reason: Reason,
     header: abi::Range,
     identity: [u8; 16],
-    /// Memory that will be used from now on, of which it was not said yet that it is, or is not in the end.
+    /// Memory that was about to be used when last heard of: the kernel may not list it as used yet.
     coming: Option<PhysRange>,
     /// All events, followed or not.
     events: u64,
@@ -103,7 +103,7 @@ impl<'m, L> State<'m, L> {
         self.loads
     }
 
-    /// Memory that is on its way: the kernel may use it already, and does not list it as used yet.
+    /// Memory that was about to be used when last heard of: the kernel may use it, and not list it as used yet.
     pub fn coming(&self) -> Option<PhysRange> {
         self.coming
     }

@@ -5,7 +5,7 @@
 //! touches before the next one after that.
 
 use abi::Reason;
-use devtree::{Node, Tree, WriteError, Writer, is_cpu, replace_cpus};
+use devtree::{Node, Outline, Tree, WriteError, Writer, is_cpu, replace_cpus};
 use elfcorehdr::PhysRange;
 
 use crate::Live;
@@ -22,12 +22,14 @@ pub struct Trees<'m> {
     shadows: [&'m mut [u8]; 2],
     /// Which of the two is in force.
     current: usize,
+    /// Where in its shadow is what; none until that was found to be a tree.
+    outline: Option<Outline>,
 }
 
 impl<'m> Trees<'m> {
     /// The trees in `places`, the first of which is in force. The first of `shadows` is a copy of it; both are as large as the places.
     pub fn new(places: [PhysRange; 2], shadows: [&'m mut [u8]; 2]) -> Self {
-        Self { places, shadows, current: 0 }
+        Self { places, shadows, current: 0, outline: None }
     }
 
     /// Address of the tree in force.
@@ -35,14 +37,18 @@ impl<'m> Trees<'m> {
         self.places.get(self.current).map_or(0, |place| place.start().0)
     }
 
-    /// Whether the tree is one that can be followed, and the one that purgatory would take.
-    pub(crate) fn check(&self, live: &impl Live) -> Result<(), Refused> {
+    /// Takes in the tree, if it is one that can be followed, and the one that purgatory would take.
+    pub(crate) fn check(&mut self, live: &impl Live) -> Result<(), Refused> {
         let bad = |found| Refused { found, ..Reason::BadTree.into() };
         if live.tree_pointer() != self.in_force() {
             return Err(bad(0));
         }
-        let tree = Tree::parse(self.shadow()).map_err(|error| bad(error.offset as u32))?;
-        if tree.root().child(b"cpus").is_some() { Ok(()) } else { Err(bad(0)) }
+        let outline = Outline::parse(self.shadow()).map_err(|error| bad(error.offset as u32))?;
+        if outline.tree(self.shadow()).root().child(b"cpus").is_none() {
+            return Err(bad(0));
+        }
+        self.outline = Some(outline);
+        Ok(())
     }
 
     /// Whether the word that purgatory follows is as last written.
@@ -52,12 +58,12 @@ impl<'m> Trees<'m> {
 
     /// Whether the tree in force lists the CPU that has this hardware number.
     pub(crate) fn lists(&self, hardware: u32) -> bool {
-        Tree::parse(self.shadow()).is_ok_and(|tree| lists(&tree, hardware))
+        self.tree().is_some_and(|tree| lists(&tree, hardware))
     }
 
     /// Whether the tree in force has the CPUs of `nodes`, by their names, and no other.
     pub(crate) fn names(&self, nodes: Nodes<'_>) -> bool {
-        Tree::parse(self.shadow()).is_ok_and(|tree| cpus(&tree).map(|node| node.name()).eq(nodes.cpus()))
+        self.tree().is_some_and(|tree| cpus(&tree).map(|node| node.name()).eq(nodes.cpus()))
     }
 
     /// Writes a tree with the CPUs of `nodes`, among which `comer` must be, by its hardware number, and puts it in force. Gives
@@ -72,9 +78,9 @@ impl<'m> Trees<'m> {
         let spare = 1 - self.current.min(1);
         let [first, second] = &mut self.shadows;
         let (from, to) = if spare == 1 { (&**first, &mut **second) } else { (&**second, &mut **first) };
-        let tree = Tree::parse(from).map_err(|_| Reason::Update)?;
+        let tree = self.outline.ok_or(Reason::Update)?.tree(from);
         let used = from.get(..tree.total_size().next_multiple_of(8)).ok_or(Reason::Update)?;
-        if !is_as_written(live, self.current, used) {
+        if !live.tree_has(self.current, used) {
             return Err(Reason::Changed);
         }
         let size =
@@ -83,7 +89,8 @@ impl<'m> Trees<'m> {
                 _ => Reason::Update,
             })?;
         let new = to.get(..size.next_multiple_of(8)).ok_or(Reason::TreeFull)?;
-        let tree = Tree::parse(new).map_err(|_| Reason::Update)?;
+        let outline = Outline::parse(new).map_err(|_| Reason::Update)?;
+        let tree = outline.tree(new);
         // It comes whether or not the kernel told of its node.
         if comer.is_some_and(|comer| !lists(&tree, comer)) {
             return Err(Reason::Update);
@@ -98,20 +105,19 @@ impl<'m> Trees<'m> {
                 steps += 1;
             }
         }
-        self.current = spare;
+        (self.current, self.outline) = (spare, Some(outline));
         live.set_tree_pointer(self.in_force());
         Ok(steps + 1)
+    }
+
+    /// The tree in force.
+    fn tree(&self) -> Option<Tree<'_>> {
+        self.outline.map(|outline| outline.tree(self.shadow()))
     }
 
     fn shadow(&self) -> &[u8] {
         self.shadows.get(self.current).map_or(&[], |shadow| shadow)
     }
-}
-
-/// Whether what lies in a place is, as far as `shadow` reaches, what was last written there.
-fn is_as_written(live: &impl Live, place: usize, shadow: &[u8]) -> bool {
-    let (words, _) = shadow.as_chunks::<8>();
-    words.iter().enumerate().all(|(index, word)| live.tree_word(place, index.wrapping_mul(8)) == *word)
 }
 
 /// Writes the machine's CPUs, and caches that the tree does not have.

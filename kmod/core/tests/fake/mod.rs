@@ -58,15 +58,19 @@ impl Trees {
 }
 
 impl Live for Fake {
-    fn word(&self, offset: usize) -> u64 {
-        u64::from_le_bytes(self.header.borrow()[offset..offset + 8].try_into().unwrap())
+    fn header_has(&self, bytes: &[u8]) -> bool {
+        assert_eq!(bytes.len() % 8, 0);
+        self.header.borrow()[..bytes.len()] == *bytes
     }
 
-    fn store(&mut self, store: Store) {
+    fn store(&mut self, store: Store, written: [u8; 8]) -> bool {
         assert!(self.is_loaded() && self.is_ours(), "{store:x?} to an image of others");
         assert_eq!(store.offset as usize % store.width.bytes(), 0, "{store:x?} is not aligned");
         let (mut header, mut own) = (self.header.borrow_mut(), self.own.borrow_mut());
         let at = store.offset as usize & !7;
+        if header[at..at + 8] != written {
+            return false;
+        }
         assert_eq!(header[..EHDR_SIZE], own[..EHDR_SIZE], "{store:x?} to a file header that others changed");
         assert_eq!(header[at..at + 8], own[at..at + 8], "{store:x?} over what others wrote");
         let is_whole = *header == *own;
@@ -75,6 +79,7 @@ impl Live for Fake {
         if is_whole {
             capture_kernel(&header).unwrap_or_else(|fault| panic!("after {store:x?}: {fault}"));
         }
+        true
     }
 
     fn tree_pointer(&self) -> u64 {
@@ -89,8 +94,9 @@ impl Live for Fake {
         trees.seen.push(cpus);
     }
 
-    fn tree_word(&self, place: usize, offset: usize) -> [u8; 8] {
-        self.trees.borrow().places[place][offset..offset + 8].try_into().unwrap()
+    fn tree_has(&self, place: usize, bytes: &[u8]) -> bool {
+        assert_eq!(bytes.len() % 8, 0);
+        self.trees.borrow().places[place][..bytes.len()] == *bytes
     }
 
     fn write_tree(&mut self, place: usize, offset: usize, bytes: &[u8]) {
