@@ -101,9 +101,9 @@ const SWITCHES: [&str; 2] = ["HOTDUMP_MEMORY", "HOTDUMP_CPUS"];
 const SOURCES: [&str; 6] =
     ["kmod", "crates/abi", "crates/devtree", "crates/elfcorehdr", "xtask/src/module.rs", "Cargo.lock"];
 
-/// The module that only the lab uses: it panics at a function.
-const TEST_MODULE: &str = "panic_at.ko";
-/// What it is made of.
+/// Modules that only the lab uses: one panics at a function, one has a function that does nothing.
+const TEST_MODULES: [&str; 2] = ["panic_at.ko", "empty.ko"];
+/// What they are made of.
 const TEST_SOURCES: [&str; 2] = ["lab/kmod", "xtask/src/module.rs"];
 
 /// Builds the module for the kernel whose headers or build folder are at `kdir`, with this machine's compiler:
@@ -144,15 +144,13 @@ pub(crate) fn build_for_lab(cache: &Cache, lines: &[KernelLine]) -> Result<()> {
                 |stage| put(arch, &stage.join("hotdump.ko"), &kernel.release).map(drop),
             )?;
         }
-        if !is_newer(arch, &kernel, TEST_MODULE, newest_test) {
-            eprintln!("building {TEST_MODULE} for {}", kernel.release);
-            in_stage(
-                arch,
-                &kernel,
-                |stage| copy("lab/kmod", stage),
-                &[],
-                |stage| put(arch, &stage.join(TEST_MODULE), &kernel.release).map(drop),
-            )?;
+        if !TEST_MODULES.iter().all(|module| is_newer(arch, &kernel, module, newest_test)) {
+            eprintln!("building {} for {}", TEST_MODULES.join(", "), kernel.release);
+            let take = |stage: &Path| {
+                let mut modules = TEST_MODULES.iter();
+                modules.try_for_each(|module| put(arch, &stage.join(module), &kernel.release).map(drop))
+            };
+            in_stage(arch, &kernel, |stage| copy("lab/kmod", stage), &[], take)?;
         }
     }
     Ok(())

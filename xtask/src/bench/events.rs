@@ -21,6 +21,13 @@ const NATIVE_HANDLER: &str = "crash_handle_hotplug_event";
 const MEMORY_HANDLER: &str = "memory_event:mod:hotdump";
 const CPU_HANDLER: &str = "cpu_event:mod:hotdump";
 
+/// A module with a function that does nothing, and where it is in the guest: what the tracer shows of its calls is the
+/// tracer's own.
+const EMPTY: (&str, &str) = ("empty", "/empty.ko");
+const EMPTY_FUNCTION: &str = "empty_function:mod:empty";
+/// How often it is called.
+const EMPTY_CALLS: usize = 16;
+
 /// What differs between the architectures.
 struct Facts {
     /// What loads and unloads.
@@ -102,6 +109,10 @@ struct Row {
     name: &'static str,
     /// An event of each of [`Kind::ALL`].
     events: [Spread; 4],
+    /// The same without what the tracer adds to each call.
+    net: [Spread; 4],
+    /// What that is; none where the clock was read before and after.
+    tracer: Option<Spread>,
     /// How long there is no dump for each event.
     gap: Spread,
 }
@@ -109,13 +120,17 @@ struct Row {
 /// Measures in a guest with the newest kernel of `line`, prints tables as docs/results.md has them.
 ///
 /// # Errors
-/// If the module takes more than [`Facts::most`] of the time of the kernel's own handler.
+/// If the module takes more than [`Facts::most`] of the time of the kernel's own handler, both without what the tracer
+/// adds.
 pub(crate) fn events(lab: &Lab, line: KernelLine) -> Result<()> {
     let name = format!("bench-events-{}", line.name());
     let kernel = lab.sources.cache.kernel(line)?;
     let plan = lab.guest(&name, line)?.busybox_capture().counted_time();
-    let plan = plan.file(MODULE, 0o644, &lab.module(&kernel)?).cmdline("memhp_default_state=online_movable");
-    let mut guest = plan.boot()?;
+    let (empty, empty_at) = EMPTY;
+    let plan = plan.file(MODULE, 0o644, &lab.module(&kernel)?);
+    let plan = plan.file(empty_at, 0o644, &lab.test_module(&kernel, empty)?);
+    let mut guest = plan.cmdline("memhp_default_state=online_movable").boot()?;
+    guest.run(["insmod", empty_at])?.ok()?;
     let facts = Facts::of(line.arch());
     guest.add_memory(EVENTS * line.arch().block())?;
     let mut rows = vec![reload_by_kexec_tools(&mut guest, facts, "reload: kexec-tools by udev", "")?];
@@ -132,10 +147,11 @@ pub(crate) fn events(lab: &Lab, line: KernelLine) -> Result<()> {
     print_rows(facts, &rows);
     println!("\nOf the kernel's own handler {idle} were left for each event while the module followed.\n");
     let [reload, .., native, module] = rows.as_slice() else { unreachable!("there are that many rows") };
+    print_net(facts, &[native, module]);
     print_ratios(facts, reload, native, module);
     let [memory, cpu] = facts.most;
     for (kind, most) in [(0, memory), (1, memory), (3, cpu)] {
-        let share = module.events[kind].share_of(&native.events[kind]);
+        let share = module.net[kind].share_of(&native.net[kind]);
         let name = Kind::ALL[kind].name(facts);
         ensure!(
             share <= most,
@@ -148,14 +164,18 @@ pub(crate) fn events(lab: &Lab, line: KernelLine) -> Result<()> {
 /// The kernel's own handler, without our module in the kernel.
 fn native(guest: &mut Guest, facts: &Facts) -> Result<Row> {
     load(guest, "native")?;
-    let tracer = Tracer::new(guest, &[NATIVE_HANDLER])?;
+    let tracer = Tracer::new(guest, &[NATIVE_HANDLER, EMPTY_FUNCTION])?;
+    let empty = empty_calls(guest, &tracer)?;
     let calls = all_kinds(guest, &tracer, facts, "native")?;
     tracer.stop(guest)?;
     guest.verify_says_complete()?;
     let all: Vec<u64> = calls.iter().flatten().map(|calls| took(calls, NATIVE_HANDLER)).collect();
+    let (events, net) = sums(&calls, &[NATIVE_HANDLER], &empty)?;
     Ok(Row {
         name: "native: the kernel's own handler",
-        events: sums(&calls, &[NATIVE_HANDLER])?,
+        events,
+        net,
+        tracer: Some(empty),
         gap: Spread::of(all)?,
     })
 }
@@ -164,7 +184,8 @@ fn native(guest: &mut Guest, facts: &Facts) -> Result<Row> {
 fn module(guest: &mut Guest, facts: &Facts) -> Result<(Row, Spread)> {
     guest.run(["insmod", MODULE])?.ok()?;
     load(guest, "module")?;
-    let tracer = Tracer::new(guest, &[NATIVE_HANDLER, MEMORY_HANDLER, CPU_HANDLER])?;
+    let tracer = Tracer::new(guest, &[NATIVE_HANDLER, MEMORY_HANDLER, CPU_HANDLER, EMPTY_FUNCTION])?;
+    let empty = empty_calls(guest, &tracer)?;
     let calls = all_kinds(guest, &tracer, facts, "module")?;
     tracer.stop(guest)?;
     guest.verify_says_complete()?;
@@ -172,8 +193,17 @@ fn module(guest: &mut Guest, facts: &Facts) -> Result<(Row, Spread)> {
         .context("hotdump status --json")?;
     ensure!(status["module"]["armed"] == true, "the module let go of its image: {}", status["module"]);
     let idle = calls.iter().flatten().map(|calls| took(calls, NATIVE_HANDLER)).collect();
-    let events = sums(&calls, &["memory_event", "cpu_event"])?;
-    Ok((Row { name: "module: hotdump.ko", events, gap: Spread::of(vec![0])? }, Spread::of(idle)?))
+    let (events, net) = sums(&calls, &["memory_event", "cpu_event"], &empty)?;
+    let gap = Spread::of(vec![0])?;
+    Ok((Row { name: "module: hotdump.ko", events, net, tracer: Some(empty), gap }, Spread::of(idle)?))
+}
+
+/// What the tracer shows of calls of a function that does nothing.
+fn empty_calls(guest: &mut Guest, tracer: &Tracer) -> Result<Spread> {
+    let line = format!("echo {EMPTY_CALLS} > /sys/module/{}/parameters/calls", EMPTY.0);
+    let calls = tracer.calls(guest, |guest| guest.shell(&line)?.ok().map(drop))?;
+    ensure!(calls.len() == EMPTY_CALLS, "{} calls were seen instead of {EMPTY_CALLS}", calls.len());
+    Spread::of(calls.iter().map(|call| call.took).collect())
 }
 
 /// As Debian's kdump-tools do it for each udev event of memory or a CPU: unload, then load. What its script does
@@ -218,7 +248,8 @@ fn reload(guest: &mut Guest, facts: &Facts, name: &'static str, line: &str, call
     }
     tracer.stop(guest)?;
     let time = Spread::of(times)?;
-    Ok(Row { name, events: [(); 4].map(|()| time.clone()), gap: Spread::of(gaps)? })
+    let events = [(); 4].map(|()| time.clone());
+    Ok(Row { name, net: events.clone(), events, tracer: None, gap: Spread::of(gaps)? })
 }
 
 fn seconds(nanoseconds: Option<&u64>) -> f64 {
@@ -255,33 +286,62 @@ fn took(calls: &[Call], function: &str) -> u64 {
     calls.iter().filter(|call| call.function == function).map(|call| call.took).sum()
 }
 
-/// What the calls of `functions` took together for one event.
-fn sums(calls: &[Vec<Vec<Call>>; 4], functions: &[&str]) -> Result<[Spread; 4]> {
-    let sum = |calls: &Vec<Call>| functions.iter().map(|function| took(calls, function)).sum();
-    let spread = |kind: usize| Spread::of(calls[kind].iter().map(sum).collect());
-    Ok([spread(0)?, spread(1)?, spread(2)?, spread(3)?])
+/// What the calls of `functions` took together for one event, and the same without the tracer's part, which is what it shows
+/// of `empty` calls.
+fn sums(
+    calls: &[Vec<Vec<Call>>; 4],
+    functions: &[&str],
+    empty: &Spread,
+) -> Result<([Spread; 4], [Spread; 4])> {
+    let tracer = empty.median() as u64;
+    let spread = |kind: usize, tracer: u64| {
+        let of_event = |calls: &Vec<Call>| {
+            let ours = calls.iter().filter(|call| functions.contains(&call.function.as_str()));
+            ours.map(|call| call.took.saturating_sub(tracer)).sum()
+        };
+        Spread::of(calls[kind].iter().map(of_event).collect())
+    };
+    let all = |tracer| -> Result<_> {
+        Ok([spread(0, tracer)?, spread(1, tracer)?, spread(2, tracer)?, spread(3, tracer)?])
+    };
+    Ok((all(0)?, all(tracer)?))
 }
 
 fn print_rows(facts: &Facts, rows: &[Row]) {
     let names = Kind::ALL.map(|kind| kind.name(facts)).join(" | ");
     println!("| kept current by | {names} | without a dump, each event |\n|---|---|---|---|---|---|");
     for row in rows {
-        let events: Vec<String> = row.events.iter().map(Spread::to_string).collect();
-        println!("| {} | {} | {} |", row.name, events.join(" | "), row.gap);
+        println!("| {} | {} | {} |", row.name, cells(&row.events), row.gap);
     }
 }
 
+fn print_net(facts: &Facts, rows: &[&Row]) {
+    let names = Kind::ALL.map(|kind| kind.name(facts)).join(" | ");
+    println!("| without the tracer's part | {names} | that part, each call |\n|---|---|---|---|---|---|");
+    for row in rows {
+        let tracer = row.tracer.as_ref().map(Spread::to_string).unwrap_or_default();
+        println!("| {} | {} | {tracer} |", row.name, cells(&row.net));
+    }
+    println!();
+}
+
+fn cells(spreads: &[Spread; 4]) -> String {
+    spreads.iter().map(Spread::to_string).collect::<Vec<_>>().join(" | ")
+}
+
+/// Ratios of what is left without the tracer's part, and for module and native handler also of what the tracer shows.
 fn print_ratios(facts: &Facts, reload: &Row, native: &Row, module: &Row) {
     println!(
         "| ratio of medians | {} |\n|---|---|---|---|---|",
         Kind::ALL.map(|kind| kind.name(facts)).join(" | ")
     );
     for (name, ours, theirs) in [
-        ("module / native", module, native),
-        ("module / reload", module, reload),
-        ("native / reload", native, reload),
+        ("module / native", &module.net, &native.net),
+        ("the same with the tracer's part", &module.events, &native.events),
+        ("module / reload", &module.net, &reload.net),
+        ("native / reload", &native.net, &reload.net),
     ] {
-        let ratios = ours.events.iter().zip(&theirs.events).map(|(ours, theirs)| ours.as_part_of(theirs));
+        let ratios = ours.iter().zip(theirs).map(|(ours, theirs)| ours.as_part_of(theirs));
         println!("| {name} | {} |", ratios.collect::<Vec<_>>().join(" | "));
     }
 }
