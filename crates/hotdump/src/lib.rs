@@ -15,6 +15,7 @@ mod personality;
 mod record;
 mod status;
 mod text;
+mod unpack;
 mod verify;
 
 use std::ffi::{OsStr, OsString};

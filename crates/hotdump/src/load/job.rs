@@ -21,6 +21,7 @@ use crate::exit;
 use crate::keeping::keeps_current;
 use crate::lock::LockError;
 use crate::record::{Identity, Record};
+use crate::unpack::unpack;
 
 /// Which system call to load by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -85,6 +86,9 @@ impl LoadError {
     }
 }
 
+/// More than any kernel has unpacked; a file that unpacks to more is damaged.
+const MOST_KERNEL: u64 = 1 << 30;
+
 /// The files of an image, open, and in memory where kexec_load wants them there.
 ///
 /// They are read rather than mapped: a file that changes or shrinks under a mapping between the digest and the system
@@ -122,6 +126,12 @@ impl Opened {
         (&self.file).read_to_end(&mut bytes).map_err(fault)?;
         Ok(bytes)
     }
+
+    /// As kexec-tools, which undo gzip and xz of any kernel.
+    fn read_unpacked(&self) -> Result<Vec<u8>, LoadError> {
+        let fault = |source| LoadError::File { what: self.what, path: self.path.clone(), source };
+        unpack(self.read()?, MOST_KERNEL).map_err(fault)
+    }
 }
 
 impl Files {
@@ -146,7 +156,7 @@ pub(crate) struct Contents {
 impl Contents {
     pub(crate) fn read(files: &Files) -> Result<Self, LoadError> {
         Ok(Self {
-            kernel: files.kernel.read()?,
+            kernel: files.kernel.read_unpacked()?,
             initrd: files.initrd.as_ref().map(Opened::read).transpose()?,
             dtb: files.dtb.as_ref().map(Opened::read).transpose()?,
         })
@@ -449,5 +459,9 @@ mod tests {
             assert_eq!(error.exit_code(), exit::FAILED);
         }
         Contents::read(&Files::open(&job(&kernel, &kernel)).unwrap()).unwrap();
+        // Packed, and cut: the unpacker's word for it.
+        std::fs::write(&kernel, b"\x1f\x8b\x08\0").unwrap();
+        let error = Contents::read(&Files::open(&job(&kernel, &kernel)).unwrap()).unwrap_err();
+        assert!(error.to_string().contains("cannot read the crash kernel"), "{error}");
     }
 }
