@@ -2,8 +2,8 @@
 //! do.
 
 use devtree::{
-    BOOT_CPU_OFFSET, Fault, MAGIC, MAX_DEPTH, Node, Reserved, Tree, TreeError, WriteError, Writer, is_cpu,
-    replace_cpus,
+    BOOT_CPU_OFFSET, Fault, MAGIC, MAX_DEPTH, Node, Outline, Reserved, Tree, TreeError, WriteError, Writer,
+    is_cpu, replace_cpus,
 };
 use fdt::Fdt;
 use fdt::node::FdtNode;
@@ -18,6 +18,15 @@ fn listing(node: Node<'_>, lines: &mut Vec<(Vec<u8>, Option<Vec<u8>>)>) {
     lines.extend(node.properties().map(|found| (found.name.to_vec(), Some(found.value.to_vec()))));
     node.children().for_each(|child| listing(child, lines));
     lines.push((Vec::new(), None));
+}
+
+/// What is in the first levels of a tree that was not found whole, and may be deep.
+fn shallow(node: Node<'_>, names: &mut Vec<Vec<u8>>) {
+    names.extend(node.properties().map(|found| found.name.to_vec()));
+    for child in node.children() {
+        names.push(child.name().to_vec());
+        names.extend(child.properties().map(|found| found.value.to_vec()));
+    }
 }
 
 fn ours(bytes: &[u8]) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
@@ -80,6 +89,21 @@ fn small() -> Vec<u8> {
     writer.end_node().unwrap();
     let size = writer.finish().unwrap();
     out[..size].to_vec()
+}
+
+#[test]
+fn an_outline_makes_the_tree_again() {
+    for bytes in [PSERIES.to_vec(), POWERNV.to_vec(), small()] {
+        let outline = Outline::parse(&bytes).unwrap();
+        let mut lines = Vec::new();
+        listing(outline.tree(&bytes).root(), &mut lines);
+        assert_eq!(lines, theirs(&bytes));
+        assert_eq!(
+            outline.tree(&bytes).reserved().collect::<Vec<_>>(),
+            Tree::parse(&bytes).unwrap().reserved().collect::<Vec<_>>()
+        );
+        assert!(outline.tree(&bytes[..bytes.len() / 2]).node("/cpus").is_none());
+    }
 }
 
 #[test]
@@ -466,6 +490,13 @@ fn write_steps(
 
 /// Reads, copies and edits what may be a tree.
 fn check_any(bytes: &[u8], room: usize) {
+    // With the outline of other bytes: of no sense, and no more.
+    for other in [PSERIES, POWERNV] {
+        let tree = Outline::parse(other).unwrap().tree(bytes);
+        let (mut lines, mut to) = (Vec::new(), vec![0; room]);
+        shallow(tree.root(), &mut lines);
+        let _ = replace_cpus(&tree, &mut to, |_| Ok::<(), WriteError>(()));
+    }
     let Ok(tree) = Tree::parse(bytes) else { return };
     assert!(tree.total_size() <= bytes.len());
     let mut lines = Vec::new();
