@@ -6,13 +6,17 @@
 
 mod capture;
 mod cli;
+mod dumps;
 mod exit;
+mod getopt;
 mod initramfs;
 mod keeping;
 mod load;
 mod lock;
+mod manifest;
 mod personality;
 mod record;
+mod saving;
 mod status;
 mod text;
 mod unpack;

@@ -2,11 +2,12 @@
 
 use std::fmt::Display;
 use std::io::{ErrorKind, Write as _};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::str::FromStr;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use elfcorehdr::PhysRange;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A physical range in JSON: both addresses in hex, `end` not included, and the size in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +51,47 @@ pub(crate) fn size(bytes: u64) -> String {
         }
     }
     format!("{bytes} bytes")
+}
+
+/// An amount of bytes as people write it: `500M`, `2 GiB`, `4096`; units are binary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub(crate) struct Bytes(pub(crate) u64);
+
+impl FromStr for Bytes {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = text.trim_end_matches(|char: char| char.is_ascii_alphabetic() || char == ' ');
+        let unit = text[number.len()..].trim().to_ascii_lowercase();
+        let shift = match unit.trim_end_matches('b').trim_end_matches('i') {
+            "" => Some(0),
+            "k" => Some(10),
+            "m" => Some(20),
+            "g" => Some(30),
+            "t" => Some(40),
+            _ => None,
+        };
+        let bytes =
+            number.parse::<u64>().ok().zip(shift).and_then(|(number, shift)| number.checked_mul(1 << shift));
+        bytes
+            .map(Self)
+            .ok_or_else(|| format!("\"{text}\" is no amount of bytes: write it as 4096, 500M or 2G"))
+    }
+}
+
+impl TryFrom<String> for Bytes {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Bytes> for String {
+    fn from(bytes: Bytes) -> Self {
+        bytes.0.to_string()
+    }
 }
 
 /// Nanoseconds in the largest unit that they reach, to one decimal where they are less than ten of it.
@@ -96,6 +138,29 @@ pub(crate) fn print(text: impl Display) -> anyhow::Result<()> {
     }
 }
 
+/// Lines of progress on standard error, not more often than a serial console takes without holding the work up.
+pub(crate) struct Ticker {
+    last: Instant,
+}
+
+/// A serial console of 9600 bits a second prints a line of progress in a tenth of a second.
+const TICK: Duration = Duration::from_secs(2);
+
+impl Ticker {
+    /// One whose first line comes two seconds from now.
+    pub(crate) fn new() -> Self {
+        Self { last: Instant::now() }
+    }
+
+    /// Tells `line` when it is time for one.
+    pub(crate) fn show(&mut self, line: impl FnOnce() -> String) {
+        if self.last.elapsed() >= TICK {
+            self.last = Instant::now();
+            tell(format_args!("hotdump: {}", line()));
+        }
+    }
+}
+
 /// Prints `value` as JSON on standard output.
 ///
 /// # Errors
@@ -134,6 +199,26 @@ mod tests {
         assert_eq!(moment(u64::MAX), format!("{} s after 1970", u64::MAX));
         assert_eq!(ago(u64::from(u32::MAX) * 4), "");
         assert!(ago(0).ends_with(" s ago"));
+    }
+
+    #[test]
+    fn amounts_are_read_as_people_write_them() {
+        for (text, bytes) in [
+            ("0", Some(0)),
+            ("4096", Some(4096)),
+            ("500M", Some(500 << 20)),
+            ("2 GiB", Some(2 << 30)),
+            ("1kb", Some(1024)),
+            ("3T", Some(3 << 40)),
+            ("", None),
+            ("G", None),
+            ("1.5G", None),
+            ("-1", None),
+            ("2X", None),
+            ("99999999999T", None),
+        ] {
+            assert_eq!(text.parse::<Bytes>().ok(), bytes.map(Bytes), "{text}");
+        }
     }
 
     #[test]

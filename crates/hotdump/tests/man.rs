@@ -8,9 +8,16 @@ use std::path::Path;
 fn pages() -> BTreeMap<String, Vec<u8>> {
     let mut command = hotdump::command();
     command.build();
-    let subcommands = command.get_subcommands().filter(|sub| sub.get_name() != "help").cloned();
-    std::iter::once(command.clone())
-        .chain(subcommands)
+    let mut commands = vec![command];
+    let mut at = 0;
+    while let Some(command) = commands.get(at) {
+        let below: Vec<_> =
+            command.get_subcommands().filter(|sub| sub.get_name() != "help").cloned().collect();
+        commands.extend(below);
+        at += 1;
+    }
+    commands
+        .into_iter()
         .map(|command| {
             let name = command.get_display_name().unwrap_or_else(|| command.get_name()).to_owned();
             let mut page = Vec::new();

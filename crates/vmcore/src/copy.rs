@@ -1,13 +1,12 @@
 //! The whole image into a sparse file: every byte at the offset it has in the source, zero pages as holes.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use elfcorehdr::PhysAddr;
 
 use crate::PAGE;
+use crate::dump::Sink;
 use crate::elf::Core;
 use crate::source::ReadAt;
 use crate::window::MAX_WINDOW;
@@ -93,7 +92,7 @@ enum Kind {
     Bad,
 }
 
-/// Copies `core` into `dump`, an empty file, and calls `progress` after each window.
+/// Copies `core` into `dump`, an empty file or one that is listened to, and calls `progress` after each window.
 ///
 /// `dump` gets its full length first: a copy that ends early leaves a file that tools still open, with zeros where nothing
 /// was saved. `skip` names pages by physical address that are not to be read, and count as bad.
@@ -102,7 +101,7 @@ enum Kind {
 /// [`CopyError`] where `dump` takes no more. A page that cannot be read is no error: it is counted.
 pub fn copy_sparse<S: ReadAt>(
     core: &Core<S>,
-    dump: &File,
+    dump: &dyn Sink,
     skip: &dyn Fn(PhysAddr) -> bool,
     mut progress: impl FnMut(&Progress),
 ) -> Result<Copied, CopyError> {
@@ -111,7 +110,7 @@ pub fn copy_sparse<S: ReadAt>(
     let mut copied = Copied { size: total, ..Copied::default() };
     let mut buffer = Vec::new();
     let failed = |offset, source, copied: Copied| CopyError { offset, source, copied: Box::new(copied) };
-    if let Err(error) = dump.set_len(total) {
+    if let Err(error) = dump.finish(total) {
         return Err(failed(0, error, copied));
     }
     while copied.done < total {
@@ -151,7 +150,7 @@ fn read_pages(source: &impl ReadAt, offset: u64, len: usize, buffer: &mut Vec<u8
 /// The pages of one window, on their way into the dump.
 struct Pages<'a, S> {
     core: &'a Core<S>,
-    dump: &'a File,
+    dump: &'a dyn Sink,
     skip: &'a dyn Fn(PhysAddr) -> bool,
     /// The window's offset in image and dump.
     offset: u64,
@@ -199,7 +198,7 @@ impl<S: ReadAt> Pages<'_, S> {
     /// Writes the data pages from `from` up to `to`, if there are any.
     fn write(&self, bytes: &[u8], from: Option<usize>, to: usize, copied: &mut Copied) -> io::Result<()> {
         if let Some((from, data)) = from.and_then(|from| Some((from, bytes.get(from..to)?))) {
-            self.dump.write_all_at(data, self.offset + from as u64)?;
+            self.dump.write_at(self.offset + from as u64, data)?;
             copied.data_pages += data.len().div_ceil(PAGE) as u64;
         }
         Ok(())

@@ -5,9 +5,19 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use vmcore::dump::Format;
+use vmcore::{Codec, DumpLevel};
+
+use crate::dumps::store::Retention;
+use crate::text::Bytes;
 
 /// Where the configuration lies inside the capture initramfs.
 pub(crate) const PATH: &str = "/etc/hotdump/capture.toml";
+
+/// The level of dumps unless another is asked for.
+pub(crate) const DEFAULT_LEVEL: DumpLevel = DumpLevel::ALL_PAGES;
+/// The format of dumps unless another is asked for.
+pub(crate) const DEFAULT_FORMAT: FileFormat = FileFormat::Elf;
 
 /// What to do when the capture is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -116,6 +126,60 @@ impl From<Target> for String {
     }
 }
 
+/// The kind of file that takes the memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum FileFormat {
+    /// kdump-compressed, as crash, drgn and makedumpfile read it
+    Kdump,
+    /// An ELF core, pages of zeros as holes
+    Elf,
+}
+
+impl FromStr for FileFormat {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "kdump" => Ok(Self::Kdump),
+            "elf" => Ok(Self::Elf),
+            _ => Err(format!("\"{text}\" is no format: use kdump or elf")),
+        }
+    }
+}
+
+/// Values as the text that they are shown as and read from.
+mod as_text {
+    use std::fmt::Display;
+    use std::str::FromStr;
+
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    pub(super) fn serialize<T: Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(value)
+    }
+
+    pub(super) fn deserialize<'a, T: FromStr<Err: Display>, D: Deserializer<'a>>(
+        deserializer: D,
+    ) -> Result<T, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// Dump levels as the number that they are.
+mod as_number {
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+    use vmcore::DumpLevel;
+
+    pub(super) fn serialize<S: Serializer>(level: &DumpLevel, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u8(level.number())
+    }
+
+    pub(super) fn deserialize<'a, D: Deserializer<'a>>(deserializer: D) -> Result<DumpLevel, D::Error> {
+        DumpLevel::new(u8::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
+}
+
 /// The capture configuration. Written by `hotdump initramfs`, read in the capture kernel.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
@@ -136,6 +200,18 @@ pub(crate) struct Config {
     pub(crate) command: Vec<String>,
     /// How long to wait for the target device, in seconds.
     pub(crate) target_wait_seconds: u64,
+    /// Which pages to leave out, as makedumpfile's -d has it. More are left out where the target has no room.
+    #[serde(with = "as_number")]
+    pub(crate) dump_level: DumpLevel,
+    /// The kind of file that takes the memory.
+    pub(crate) format: FileFormat,
+    /// How pages of a kdump-compressed file are compressed.
+    #[serde(with = "as_text")]
+    pub(crate) compression: Codec,
+    /// How many dumps to keep, this one among them; the oldest go once it is saved. None: all.
+    pub(crate) keep: Option<u32>,
+    /// How much of the target is to stay free; the oldest dumps go for it, before this one is written and after. None: no matter.
+    pub(crate) keep_free: Option<Bytes>,
     /// Give up after so many seconds in which neither a process nor a disk did anything.
     pub(crate) stall_seconds: u64,
 }
@@ -151,12 +227,30 @@ impl Default for Config {
             modules: Vec::new(),
             command: Vec::new(),
             target_wait_seconds: 60,
+            dump_level: DEFAULT_LEVEL,
+            format: DEFAULT_FORMAT,
+            compression: Codec::Zstd,
+            keep: None,
+            keep_free: None,
             stall_seconds: 600,
         }
     }
 }
 
 impl Config {
+    /// The dump's format and codec.
+    pub(crate) fn dump_format(&self) -> Format {
+        match self.format {
+            FileFormat::Kdump => Format::Kdump(self.compression),
+            FileFormat::Elf => Format::Elf,
+        }
+    }
+
+    /// What is kept of older dumps.
+    pub(crate) fn retention(&self) -> Retention {
+        Retention { keep: self.keep, free: self.keep_free.map(|bytes| bytes.0) }
+    }
+
     /// Reads a configuration.
     ///
     /// # Errors
@@ -189,6 +283,11 @@ mod tests {
             modules: vec!["/lib/modules/6.12/kernel/drivers/virtio/virtio.ko".into()],
             command: vec!["makedumpfile".into(), "{vmcore}".into(), "{output}".into()],
             target_wait_seconds: 5,
+            dump_level: DumpLevel::FREE,
+            format: FileFormat::Kdump,
+            compression: Codec::Lzo,
+            keep: Some(3),
+            keep_free: Some(Bytes(2 << 30)),
             stall_seconds: 60,
         };
         let text = config.to_toml().unwrap();
@@ -206,6 +305,11 @@ mod tests {
             ("target = \"vda1\"", "vda1"),
             ("target-wait-seconds = -1", "-1"),
             ("path = 7", "7"),
+            ("keep = -3", "-3"),
+            ("dump-level = 32", "32"),
+            ("format = \"zip\"", "zip"),
+            ("compression = \"rot13\"", "rot13"),
+            ("keep-free = \"much\"", "much"),
         ] {
             let error = Config::parse(text).unwrap_err().to_string();
             assert!(error.contains(named), "{text}: {error}");

@@ -1,7 +1,7 @@
 //! Lines on the console, fit for a serial one.
 
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use vmcore::Progress;
 
@@ -17,29 +17,6 @@ pub(crate) use say;
 pub(crate) fn print_line(line: fmt::Arguments<'_>) {
     use std::io::Write as _;
     let _ = writeln!(std::io::stderr().lock(), "hotdump: {line}");
-}
-
-/// A serial console of 9600 bits a second prints a line of progress in a tenth of a second.
-const INTERVAL: Duration = Duration::from_secs(2);
-
-/// Prints progress, not more often than each two seconds.
-pub(crate) struct Meter {
-    last: Instant,
-}
-
-impl Meter {
-    /// A meter whose first line comes two seconds from now.
-    pub(crate) fn new() -> Self {
-        Self { last: Instant::now() }
-    }
-
-    /// Prints a line when it is time for one.
-    pub(crate) fn show(&mut self, progress: &Progress) {
-        if self.last.elapsed() >= INTERVAL {
-            self.last = Instant::now();
-            say!("{}", progress_line(progress));
-        }
-    }
 }
 
 /// Progress as people read it: percent, amounts, rate, time left.

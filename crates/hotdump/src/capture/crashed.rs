@@ -7,7 +7,7 @@ use std::path::Path;
 
 use elfcorehdr::{PhysAddr, RangeVec};
 use host::Host;
-use vmcore::{AddressSpace, Core, Log, LogStats, VmcoreInfo};
+use vmcore::{AddressSpace, Core, Frame, Log, LogStats, Selection, VmcoreInfo};
 
 /// Lines of the log that are printed when they cannot be saved.
 const TAIL: usize = 60;
@@ -61,6 +61,15 @@ impl Crashed {
     /// Whether this kernel runs in the memory at `address`.
     pub(crate) fn is_overwritten(&self, address: PhysAddr) -> bool {
         address.0 >= FIRST_MEGABYTE && self.overwritten.contains(address)
+    }
+
+    /// Takes the pages in which this kernel runs out of `selection`.
+    pub(crate) fn leave_out_overwritten(&self, selection: &mut Selection) {
+        for range in self.overwritten.iter().filter(|range| range.start().0 >= FIRST_MEGABYTE) {
+            let frame = |address| Frame::holding(address, selection.page_size);
+            selection.kept.remove_range(frame(range.start())..frame(range.end()));
+            selection.first.remove_range(frame(range.start())..frame(range.end()));
+        }
     }
 
     /// Bytes of the image in which this kernel itself runs; 0 unless its command line is wrong.

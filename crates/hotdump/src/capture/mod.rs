@@ -20,8 +20,11 @@ mod triage;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-pub(crate) use config::{Action, Config, PATH as CONFIG_PATH, Target};
+pub(crate) use config::{
+    Action, Config, DEFAULT_FORMAT, DEFAULT_LEVEL, FileFormat, PATH as CONFIG_PATH, Target,
+};
 pub(crate) use init::init;
+pub(crate) use triage::TEXT as TRIAGE;
 
 use console::say;
 use crashed::{Crashed, LastWords};
@@ -146,7 +149,7 @@ fn capture_to_target(args: &Args, config: &Config, time: jiff::Timestamp, captur
         return print_last_words(&words);
     }
     match Place::create(root, path, time) {
-        Ok(place) => capture.save(&crashed, &args.vmcore, &config.command, &words, &place),
+        Ok(place) => capture.save(&crashed, &args.vmcore, config, &words, &place),
         Err(error) => {
             capture.fault(format_args!("cannot make a directory in {}: {error}", root.join(path).display()));
             print_last_words(&words);

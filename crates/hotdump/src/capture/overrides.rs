@@ -8,13 +8,18 @@ use super::config::Config;
 type Set = fn(&mut Config, &str) -> Result<(), String>;
 
 /// What can be set. `-` and `_` in names mean the same, as the kernel has it for its own parameters.
-const SETTINGS: [(&str, Set); 7] = [
+const SETTINGS: [(&str, Set); 12] = [
     ("target", |config, value| set_some(&mut config.target, value)),
     ("fs", |config, value| set_some(&mut config.fs, value)),
     ("path", |config, value| set(&mut config.path, value)),
     ("final-action", |config, value| set(&mut config.final_action, value)),
     ("failure-action", |config, value| set(&mut config.failure_action, value)),
     ("target-wait-seconds", |config, value| set(&mut config.target_wait_seconds, value)),
+    ("dump-level", |config, value| set(&mut config.dump_level, value)),
+    ("format", |config, value| set(&mut config.format, value)),
+    ("compression", |config, value| set(&mut config.compression, value)),
+    ("keep", |config, value| set_some(&mut config.keep, value)),
+    ("keep-free", |config, value| set_some(&mut config.keep_free, value)),
     ("stall-seconds", |config, value| set(&mut config.stall_seconds, value)),
 ];
 
@@ -68,13 +73,16 @@ mod tests {
 
     use super::*;
     use crate::capture::{Action, Target};
+    use crate::text::Bytes;
+    use vmcore::Codec;
+    use vmcore::dump::Format;
 
     #[test]
     fn every_setting_is_taken_and_mistakes_are_left_out_by_name() {
         let mut config = Config::default();
         let wrong = apply(
             &mut config,
-            "console=ttyS0 hotdump.target=UUID=AB-CD hotdump.fs=xfs \"hotdump.path=/var/my crash\" \
+            "console=ttyS0 hotdump.keep=3 hotdump.dump_level=17 hotdump.format=kdump hotdump.compression=lzo hotdump.keep_free=2G hotdump.target=UUID=AB-CD hotdump.fs=xfs \"hotdump.path=/var/my crash\" \
              hotdump.final_action=poweroff hotdump.failure-action=halt hotdump.target-wait-seconds=5 \
              hotdump.stall_seconds=7 hotdump.path nothotdump.path=/x hotdump.colour=blue hotdump.failure-action=explode\n",
         );
@@ -83,6 +91,8 @@ mod tests {
         assert_eq!(config.path, Path::new("/var/my crash"));
         assert_eq!((config.final_action, config.failure_action), (Action::Poweroff, Action::Halt));
         assert_eq!((config.target_wait_seconds, config.stall_seconds), (5, 7));
+        assert_eq!((config.dump_level.number(), config.dump_format()), (17, Format::Kdump(Codec::Lzo)));
+        assert_eq!((config.keep, config.keep_free), (Some(3), Some(Bytes(2 << 30))));
         assert_eq!(wrong.len(), 2, "{wrong:?}");
         assert!(
             wrong[0].contains("hotdump.colour=blue") && wrong[0].contains("target-wait-seconds"),

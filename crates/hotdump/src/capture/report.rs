@@ -50,18 +50,34 @@ pub(crate) struct MemoryReport {
     pub(crate) file: String,
     /// The dump's length, in bytes, holes included.
     pub(crate) size: u64,
-    /// Bytes from its start that were looked at: `size` for a whole dump.
+    /// Bytes of the memory that were looked at.
     pub(crate) done: u64,
-    /// Pages of 4096 bytes that were written.
+    /// The file's format; none where a command wrote it.
+    pub(crate) format: Option<String>,
+    /// The size of the pages that are counted below, in bytes.
+    pub(crate) page_size: u64,
+    /// The level that was configured.
+    pub(crate) dump_level_asked: Option<u8>,
+    /// The level that the dump is of.
+    pub(crate) dump_level: Option<u8>,
+    /// Why these are not the same.
+    pub(crate) dump_level_reasons: Vec<String>,
+    /// Pages left out by the filter.
+    pub(crate) excluded_pages: u64,
+    /// Pages that were written.
     pub(crate) data_pages: u64,
-    /// Pages of zeros, left as holes.
+    /// Pages of zeros, which take no space.
     pub(crate) zero_pages: u64,
-    /// Pages that could not be read, left as holes.
+    /// Pages that could not be read, and read as zeros or not at all.
     pub(crate) bad_pages: u64,
     /// Where those are; at most 1024 runs.
     pub(crate) bad: Vec<BadPages>,
     /// Bytes that the core's headers promise and that it does not have.
     pub(crate) missing_bytes: u64,
+    /// The SHA-256 of `manifest.json`, which has the checksums of the dump's pieces; none where it could not be made.
+    pub(crate) manifest_sha256: Option<String>,
+    /// Bytes that were read back from the disk and are as they were written.
+    pub(crate) read_back_bytes: u64,
 }
 
 /// How long things took, in seconds.
@@ -73,7 +89,9 @@ pub(crate) struct Times {
     pub(crate) triage: f64,
     /// Copying the memory.
     pub(crate) memory: f64,
-    /// Syncing it to disk.
+    /// Choosing pages, and seeing whether they fit.
+    pub(crate) select: f64,
+    /// Syncing it to disk, and reading a part back.
     pub(crate) sync: f64,
     /// All of it.
     pub(crate) total: f64,
@@ -102,6 +120,8 @@ pub(crate) struct Report {
     pub(crate) memory: Option<MemoryReport>,
     /// The command that saved it in hotdump's place.
     pub(crate) command: Option<Vec<String>>,
+    /// Old dumps that were removed.
+    pub(crate) removed: Vec<String>,
     /// How long things took.
     pub(crate) seconds: Times,
     /// What went wrong, in the order it did.
@@ -155,6 +175,7 @@ mod tests {
             log: LogReport { saved: true, messages: 3, lost: 0 },
             memory: None,
             command: None,
+            removed: Vec::new(),
             seconds: Times::default(),
             errors: Vec::new(),
         };

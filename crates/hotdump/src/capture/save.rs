@@ -6,20 +6,25 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-use vmcore::{Copied, CopyError, copy_sparse};
+use vmcore::dump::{DumpError, DumpOptions, Format, Sink, Written, write_dump};
+use vmcore::{Copied, CopyError, Core, DumpLevel, Progress, ReadAt, Selection, copy_sparse};
 
-use super::console::{Meter, duration, progress_line, say};
+use super::config::{Config, FileFormat};
+use super::console::{duration, progress_line, say};
 use super::crashed::{Crashed, LastWords, LogFailure};
 use super::place::Place;
 use super::report::{BadPages, LogReport, MemoryReport, Report, Status, Times, sync_directory};
 use super::system;
 use super::triage::{self, Triage};
-use crate::text::size;
+use crate::dumps::store::{self, INCOMPLETE, MANIFEST, REPORT, Retention, WHOLE};
+use crate::manifest::{self, Manifest, Recorder};
+use crate::saving::{self, Recorded};
+use crate::text::{Ticker, size};
 
 const LOG: &str = "vmcore-dmesg.txt";
-const INCOMPLETE: &str = "vmcore.incomplete";
-const WHOLE: &str = "vmcore";
-const REPORT: &str = "report.json";
+
+/// Pieces of the dump, of 1 MiB as a rule, that are read back.
+const READ_BACK: usize = 64;
 
 /// A capture under way.
 pub(crate) struct Capture {
@@ -41,6 +46,7 @@ impl Capture {
             log: LogReport::default(),
             memory: None,
             command: None,
+            removed: Vec::new(),
             seconds: Times::default(),
             errors: Vec::new(),
         };
@@ -92,7 +98,7 @@ impl Capture {
         &mut self,
         crashed: &Crashed,
         vmcore: &Path,
-        command: &[String],
+        config: &Config,
         words: &LastWords,
         place: &Place,
     ) {
@@ -103,8 +109,8 @@ impl Capture {
         self.save_triage(crashed, words, place);
         self.write_report(place);
 
-        let whole = match command {
-            [] => self.save_memory(crashed, place),
+        let whole = match config.command.as_slice() {
+            [] => self.save_memory(crashed, config, place),
             [program, arguments @ ..] => self.run_command(program, arguments, vmcore, place),
         };
         let whole = whole && self.try_step(place.rename(INCOMPLETE, WHOLE), "cannot give the dump its name");
@@ -117,9 +123,28 @@ impl Capture {
             (false, true) => Status::Partial,
             (false, false) => Status::Nothing,
         };
+        if self.report.status == Status::Saved {
+            self.retain(config.retention(), place);
+        }
         self.report.seconds.total = self.started.elapsed().as_secs_f64();
         place.give_back();
         self.write_report(place);
+    }
+
+    /// Removes old dumps as configured; what cannot be removed is said, and costs this dump nothing.
+    fn retain(&mut self, retention: Retention, place: &Place) {
+        if retention == Retention::default() {
+            return;
+        }
+        let dir = place.dir().parent().unwrap_or(place.dir());
+        let (removed, error) = store::retain(dir, retention, || system::free_space(place.dir()));
+        for entry in removed {
+            say!("removed the old dump {}, {}", entry.name, size(entry.disk_bytes));
+            self.report.removed.push(entry.name);
+        }
+        if let Some(error) = error {
+            say!("cannot remove old dumps: {error}");
+        }
     }
 
     fn save_log(&mut self, crashed: &Crashed, place: &Place) {
@@ -153,9 +178,13 @@ impl Capture {
         self.report.seconds.triage = self.started.elapsed().as_secs_f64();
     }
 
-    /// Copies the memory; whether it is on disk whole.
-    fn save_memory(&mut self, crashed: &Crashed, place: &Place) -> bool {
-        warn_of_space(crashed.core.size(), place);
+    /// Saves the memory as configured; whether it is on disk whole.
+    fn save_memory(&mut self, crashed: &Crashed, config: &Config, place: &Place) -> bool {
+        let raw = config.format == FileFormat::Elf && config.dump_level == DumpLevel::ALL_PAGES;
+        let began = Instant::now();
+        let mut job = if raw { Job::raw() } else { Job::choose(crashed, config) };
+        self.make_room(crashed, config, place, &mut job);
+        self.report.seconds.select = began.elapsed().as_secs_f64();
         let dump = match place.create_file(INCOMPLETE) {
             Ok(dump) => dump,
             Err(error) => {
@@ -164,16 +193,65 @@ impl Capture {
             }
         };
         let began = Instant::now();
-        let mut meter = Meter::new();
-        let skip = |address| crashed.is_overwritten(address);
-        let outcome = copy_sparse(&crashed.core, &dump, &skip, |progress| {
-            if progress.done == progress.total {
-                say!("{}", progress_line(progress));
-            } else {
-                meter.show(progress);
-            }
-        });
+        let recorder = Recorder::default();
+        let sink = Recorded { file: &dump, recorder: &recorder };
+        let whole = match &job.selection {
+            None => self.copy_raw(crashed, &sink, place),
+            Some(selection) => self.write_selected(crashed, selection, &job.options, &sink, place),
+        };
         self.report.seconds.memory = began.elapsed().as_secs_f64();
+        let began = Instant::now();
+        let synced = self.sync(&dump, place);
+        // What is not whole is not worth the space of checksums, where there may be none.
+        let trusted = whole && synced && self.check(&dump, recorder, place);
+        self.report.seconds.sync = began.elapsed().as_secs_f64();
+        trusted
+    }
+
+    /// Sees whether the dump fits; removes old dumps where that is configured, and leaves more pages out where that is not enough.
+    fn make_room(&mut self, crashed: &Crashed, config: &Config, place: &Place, job: &mut Job) {
+        let needed = match job.estimate(&crashed.core) {
+            Ok(needed) => needed,
+            Err(error) => return say!("cannot tell how much space the dump needs: {error}"),
+        };
+        say!("phase 1 of 3: {}; about {} needed", job.shown(), size(needed));
+        if let Some(reserve) = config.keep_free {
+            let retention = Retention { keep: None, free: Some(needed.saturating_add(reserve.0)) };
+            self.retain(retention, place);
+        }
+        let free = match system::free_space(place.dir()) {
+            Ok(free) => free,
+            Err(error) => {
+                let dir = place.shown();
+                return say!("cannot tell how much space is free in {}: {error}", dir.display());
+            }
+        };
+        if needed <= free {
+            return;
+        }
+        say!("only {} are free in {}: leaving more pages out", size(free), place.shown().display());
+        for level in saving::higher_levels(config.dump_level) {
+            let reached = job.reached();
+            *job = Job::choose(crashed, &Config { dump_level: level, ..config.clone() });
+            if job.reached() == reached {
+                continue;
+            }
+            match job.estimate(&crashed.core) {
+                Ok(needed) if needed <= free => {
+                    return say!("{} needs about {}", job.shown(), size(needed));
+                }
+                _ => {}
+            }
+        }
+        say!("warning: the dump may not fit; what fits will be readable");
+    }
+
+    /// Copies all of the image; whether it is in the file whole.
+    fn copy_raw(&mut self, crashed: &Crashed, sink: &dyn Sink, place: &Place) -> bool {
+        let mut ticker = Ticker::new();
+        let skip = |address| crashed.is_overwritten(address);
+        let outcome =
+            copy_sparse(&crashed.core, sink, &skip, |progress| show_progress(&mut ticker, progress));
         let (copied, error) = match outcome {
             Ok(copied) => (copied, None),
             Err(CopyError { offset, source, copied }) => (*copied, Some((offset, source))),
@@ -186,34 +264,92 @@ impl Capture {
                 size(copied.size)
             ));
         }
-        self.note_bad_pages(&copied);
-        self.report.memory = Some(memory_report(&copied, crashed.core.missing_bytes()));
-        let whole = error.is_none() && copied.bad_pages == 0 && crashed.core.missing_bytes() == 0;
-        self.sync(&dump, place) && whole
+        self.report.memory = Some(raw_report(&copied, crashed.core.missing_bytes()));
+        self.note_bad_pages();
+        error.is_none() && copied.bad_pages == 0 && crashed.core.missing_bytes() == 0
+    }
+
+    /// Writes the pages that are selected; whether all of them are in the file.
+    fn write_selected(
+        &mut self,
+        crashed: &Crashed,
+        selection: &Selection,
+        options: &DumpOptions,
+        sink: &dyn Sink,
+        place: &Place,
+    ) -> bool {
+        let mut ticker = Ticker::new();
+        let outcome = write_dump(&crashed.core, selection, sink, options, |progress| {
+            show_progress(&mut ticker, progress)
+        });
+        let (written, whole) = match outcome {
+            Ok(written) => (written, true),
+            Err(error) => {
+                self.fault(format_args!("{}: {error}", place.shown().join(INCOMPLETE).display()));
+                let DumpError::Write { written, .. } = error else { return false };
+                say!(
+                    "what was written is readable: {} pages of {}",
+                    written.data_pages + written.zero_pages,
+                    written.wanted_pages
+                );
+                (*written, false)
+            }
+        };
+        let missing = crashed.core.missing_bytes();
+        self.report.memory = Some(selected_report(&written, selection, options, missing));
+        self.note_bad_pages();
+        whole && written.bad_pages == 0 && missing == 0
+    }
+
+    /// Writes the dump's manifest and reads a part of the dump back; whether that is as it was written.
+    fn check(&mut self, dump: &File, recorder: Recorder, place: &Place) -> bool {
+        say!("phase 3 of 3: reading a part back");
+        let manifest = match recorder.finish(dump) {
+            Ok(manifest) => manifest,
+            Err(error) => {
+                self.fault(format_args!("cannot read the dump back: {error}"));
+                return false;
+            }
+        };
+        system::drop_cache(dump);
+        let verdict = manifest.check(dump, Some(READ_BACK), |_, _| ());
+        for (offset, len) in verdict.bad.iter().take(1) {
+            self.fault(format_args!(
+                "the disk gave back something else than was written: {len} bytes at offset {offset:#x} of {}, and {} more pieces",
+                place.shown().join(INCOMPLETE).display(),
+                verdict.bad.len() - 1
+            ));
+        }
+        let written = write_manifest(&manifest, place);
+        if let Some(memory) = &mut self.report.memory {
+            memory.read_back_bytes = verdict.good_bytes;
+            memory.manifest_sha256 = written.as_ref().ok().cloned();
+        }
+        if let Err(error) = &written {
+            self.fault(format_args!("cannot write {MANIFEST}: {error}"));
+        }
+        verdict.bad.is_empty()
     }
 
     /// Prints where pages could not be read, the first few runs of them.
-    fn note_bad_pages(&mut self, copied: &Copied) {
+    fn note_bad_pages(&mut self) {
         const SHOWN: usize = 8;
-        if copied.bad_pages == 0 {
-            return;
-        }
-        self.fault(format_args!("{} pages could not be read and are zeros in the dump", copied.bad_pages));
-        for run in copied.bad_runs.iter().take(SHOWN) {
+        let Some(memory) = self.report.memory.as_ref().filter(|memory| memory.bad_pages > 0) else { return };
+        let (pages, bad) = (memory.bad_pages, memory.bad.clone());
+        self.fault(format_args!("{pages} pages could not be read and are missing in the dump"));
+        for run in bad.iter().take(SHOWN) {
             match run.address {
                 Some(address) => say!("  {} pages from address {address}", run.pages),
-                None => say!("  {} pages of the headers, at offset {:#x}", run.pages, run.offset),
+                None => say!("  {} pages of the headers", run.pages),
             }
         }
-        if copied.bad_runs.len() > SHOWN {
+        if bad.len() > SHOWN {
             say!("  and more: {REPORT} has them");
         }
     }
 
     fn sync(&mut self, dump: &File, place: &Place) -> bool {
-        let began = Instant::now();
         let synced = dump.sync_all().and_then(|()| sync_directory(&place.path(INCOMPLETE)));
-        self.report.seconds.sync = began.elapsed().as_secs_f64();
         self.try_step(synced, "cannot sync the dump to disk")
     }
 
@@ -288,30 +424,107 @@ fn log_to_file(crashed: &Crashed, place: &Place) -> Result<vmcore::LogStats, Log
     Ok(stats)
 }
 
-/// How much of the memory is zeros is known only in the end, so too little space for all of it is a warning only.
-fn warn_of_space(needed: u64, place: &Place) {
-    match system::free_space(place.dir()) {
-        Ok(free) if free < needed => say!(
-            "warning: {} free in {}, and the dump needs up to {}; pages of zeros take none",
-            size(free),
-            place.shown().display(),
-            size(needed)
-        ),
-        Ok(_) => {}
-        Err(error) => say!("cannot tell how much space is free in {}: {error}", place.shown().display()),
+/// What is to be written, and how.
+struct Job {
+    /// The pages; none for all of the image as it is.
+    selection: Option<Selection>,
+    options: DumpOptions,
+}
+
+impl Job {
+    fn raw() -> Self {
+        Self { selection: None, options: DumpOptions { format: Format::Elf, ..DumpOptions::default() } }
+    }
+
+    fn choose(crashed: &Crashed, config: &Config) -> Self {
+        let options = DumpOptions { format: config.dump_format(), ..DumpOptions::default() };
+        let mut selection = saving::select(&crashed.core, None, config.dump_level);
+        crashed.leave_out_overwritten(&mut selection);
+        Self { selection: Some(selection), options }
+    }
+
+    fn reached(&self) -> DumpLevel {
+        self.selection.as_ref().map(|selection| selection.report.reached).unwrap_or_default()
+    }
+
+    fn estimate<S: ReadAt + Sync>(&self, core: &Core<S>) -> Result<u64, DumpError> {
+        match &self.selection {
+            Some(selection) => saving::estimate(core, selection, &self.options),
+            None => saving::estimate(core, &saving::select(core, None, DumpLevel::ALL_PAGES), &self.options),
+        }
+    }
+
+    /// As people read it, with why the level is not what was asked for.
+    fn shown(&self) -> String {
+        let mut shown =
+            format!("dump level {}, {}", self.reached(), saving::format_name(self.options.format));
+        for reason in self.selection.iter().flat_map(|selection| &selection.report.reasons) {
+            shown += &format!("; {reason}");
+        }
+        shown
     }
 }
 
-fn memory_report(copied: &Copied, missing_bytes: u64) -> MemoryReport {
+fn show_progress(ticker: &mut Ticker, progress: &Progress) {
+    let line = || format!("phase 2 of 3: {}", progress_line(progress));
+    if progress.done == progress.total { say!("{}", line()) } else { ticker.show(line) }
+}
+
+/// Writes the manifest beside the dump, synced; gives its SHA-256.
+fn write_manifest(manifest: &Manifest, place: &Place) -> io::Result<String> {
+    let text = serde_json::to_vec(manifest)?;
+    let mut file = place.create_file(MANIFEST)?;
+    file.write_all(&text)?;
+    file.sync_all()?;
+    sync_directory(&place.path(MANIFEST))?;
+    Ok(manifest::sum_of_bytes(&text))
+}
+
+fn raw_report(copied: &Copied, missing_bytes: u64) -> MemoryReport {
     MemoryReport {
         file: INCOMPLETE.to_owned(),
         size: copied.size,
         done: copied.done,
+        format: Some(saving::format_name(Format::Elf)),
+        page_size: vmcore::PAGE as u64,
+        dump_level_asked: Some(0),
+        dump_level: Some(0),
         data_pages: copied.data_pages,
         zero_pages: copied.zero_pages,
         bad_pages: copied.bad_pages,
         bad: copied.bad_runs.iter().map(|run| BadPages { address: run.address, pages: run.pages }).collect(),
         missing_bytes,
+        ..MemoryReport::default()
+    }
+}
+
+fn selected_report(
+    written: &Written,
+    selection: &Selection,
+    options: &DumpOptions,
+    missing_bytes: u64,
+) -> MemoryReport {
+    let bad = written.bad_runs.iter().map(|run| BadPages {
+        address: run.start.address(selection.page_size),
+        pages: run.end.0 - run.start.0,
+    });
+    MemoryReport {
+        file: INCOMPLETE.to_owned(),
+        size: written.size,
+        done: (written.data_pages + written.zero_pages + written.bad_pages)
+            .saturating_mul(selection.page_size),
+        format: Some(saving::format_name(options.format)),
+        page_size: selection.page_size,
+        dump_level_asked: Some(selection.report.asked.number()),
+        dump_level: Some(selection.report.reached.number()),
+        dump_level_reasons: selection.report.reasons.clone(),
+        excluded_pages: selection.report.excluded.total(),
+        data_pages: written.data_pages,
+        zero_pages: written.zero_pages,
+        bad_pages: written.bad_pages,
+        bad: bad.collect(),
+        missing_bytes,
+        ..MemoryReport::default()
     }
 }
 
@@ -353,7 +566,8 @@ mod tests {
         let mut capture = Capture::start(time);
         let words = capture.meet(&crashed);
         let command: Vec<String> = command.iter().map(|word| (*word).to_owned()).collect();
-        capture.save(&crashed, &image, &command, &words, &place);
+        let config = Config { command, ..Config::default() };
+        capture.save(&crashed, &image, &config, &words, &place);
         let report = serde_json::from_slice(&fs::read(place.path(REPORT)).unwrap()).unwrap();
         let entries = fs::read_dir(place.dir()).unwrap().flatten();
         let mut names: Vec<String> = entries.map(|entry| entry.file_name().into_string().unwrap()).collect();
@@ -365,7 +579,7 @@ mod tests {
     fn a_whole_dump_is_named_so_also_where_the_log_cannot_be_read() {
         let core = core(0);
         let (report, names, dir) = save(&core, &[]);
-        assert_eq!(names, [REPORT, triage::JSON, triage::TEXT, WHOLE]);
+        assert_eq!(names, [MANIFEST, REPORT, triage::JSON, triage::TEXT, WHOLE]);
         assert_eq!(fs::read(dir.path().join("crash/2026-11-22-15:32:10/vmcore")).unwrap(), core);
         assert_eq!(report["status"], "partial", "the log is missing");
         assert!(report["errors"][0].as_str().unwrap().contains("VMCOREINFO"), "{report}");

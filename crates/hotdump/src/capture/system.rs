@@ -74,6 +74,11 @@ pub(crate) fn free_space(path: &Path) -> io::Result<u64> {
     Ok(stat.f_bfree.saturating_mul(stat.f_frsize))
 }
 
+/// Lets go of what memory keeps of a file that is on disk, so that reading it reads the disk.
+pub(crate) fn drop_cache(file: &File) {
+    let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);
+}
+
 /// Sets room aside in `file`, so that it can be given back when the disk is full.
 pub(crate) fn reserve(file: &File, bytes: u64) -> io::Result<()> {
     Ok(rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, bytes)?)

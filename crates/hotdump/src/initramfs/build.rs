@@ -51,6 +51,11 @@ pub(super) fn build(args: &Args) -> anyhow::Result<(Vec<u8>, Report)> {
         failure_action: args.failure_action,
         modules: modules.iter().map(|module| PathBuf::from(format!("/{}", module.path))).collect(),
         command: command.clone(),
+        dump_level: args.dump_level,
+        format: args.format,
+        compression: args.compression,
+        keep: args.keep,
+        keep_free: args.keep_free,
         ..Config::default()
     };
     archive.file(CONFIG_PATH, 0o600, config.to_toml()?.into_bytes());
@@ -75,6 +80,9 @@ pub(super) fn build(args: &Args) -> anyhow::Result<(Vec<u8>, Report)> {
         path: found.path,
         final_action: args.final_action,
         failure_action: args.failure_action,
+        dump_level: args.dump_level.number(),
+        format: args.format,
+        compression_of_dump: args.compression.to_string(),
         command,
         modules,
         files,

@@ -16,8 +16,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use serde::Serialize;
+use vmcore::{Codec, DumpLevel};
 
-use crate::capture::{Action, Target};
+use crate::capture::{self, Action, FileFormat, Target};
 use crate::text;
 
 /// Options of `hotdump initramfs`.
@@ -50,6 +51,21 @@ pub(crate) struct Args {
     /// What to do when not all could be saved
     #[arg(long, value_name = "ACTION", default_value = "reboot")]
     pub(crate) failure_action: Action,
+    /// Pages to leave out, the sum of 1 zeros, 2 cache, 4 private cache, 8 user, 16 free; 0 saves all
+    #[arg(long, value_name = "0..31", default_value_t = capture::DEFAULT_LEVEL)]
+    pub(crate) dump_level: DumpLevel,
+    /// The kind of file that takes the memory
+    #[arg(long, value_enum, default_value_t = capture::DEFAULT_FORMAT)]
+    pub(crate) format: FileFormat,
+    /// How pages of a kdump file are compressed: zstd, zlib, lzo, snappy or none
+    #[arg(long, value_name = "CODEC", default_value_t = Codec::Zstd)]
+    pub(crate) compression: Codec,
+    /// How many dumps to keep, the new one among them; the oldest are removed once it is saved [default: all]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) keep: Option<u32>,
+    /// How much of the target is to stay free, as in 2G: the oldest dumps but the newest are removed for it
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) keep_free: Option<text::Bytes>,
     /// Save memory by this command in place of hotdump; {vmcore} and {output} are replaced
     #[arg(long, value_name = "COMMAND")]
     pub(crate) command: Option<String>,
@@ -102,6 +118,11 @@ struct Report {
     path: PathBuf,
     final_action: Action,
     failure_action: Action,
+    dump_level: u8,
+    /// `kdump` or `elf`.
+    format: FileFormat,
+    /// Of a kdump file.
+    compression_of_dump: String,
     command: Vec<String>,
     /// In the order in which they are loaded.
     modules: Vec<Content>,

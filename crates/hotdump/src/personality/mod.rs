@@ -3,8 +3,7 @@
 //!
 //! Where it differs on purpose, `tests/personality_cases.toml` says so and why.
 
-mod getopt;
-mod options;
+pub(crate) mod options;
 mod request;
 
 use std::ffi::OsString;

@@ -1,5 +1,7 @@
 //! The table of kexec-tools' options: what the parser, the help and the refusals are made from.
 
+use crate::getopt::{Arg, Spelling};
+
 /// An option by its meaning; spellings of one meaning share it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Opt {
@@ -38,13 +40,6 @@ pub(crate) enum Opt {
     Refused,
 }
 
-/// Whether an option takes a value, and the value's name in the help.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Arg {
-    None,
-    Value(&'static str),
-}
-
 /// What an option belongs to. kexec-tools refuses options of a kernel image where no kernel is being loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Of {
@@ -62,6 +57,26 @@ pub(crate) struct Row {
     pub(crate) of: Of,
     /// What it does, for the help; for [`Opt::Ignored`] and [`Opt::Refused`] why it does nothing.
     pub(crate) help: &'static str,
+}
+
+impl Spelling for Row {
+    const TABLE: &'static [Self] = OPTIONS;
+
+    fn long(&self) -> &'static str {
+        self.long
+    }
+
+    fn short(&self) -> Option<char> {
+        self.short
+    }
+
+    fn arg(&self) -> Arg {
+        self.arg
+    }
+
+    fn means_the_same(&self, other: &Self) -> bool {
+        self.opt == other.opt
+    }
 }
 
 const fn flag(short: Option<char>, long: &'static str, opt: Opt, help: &'static str) -> Row {

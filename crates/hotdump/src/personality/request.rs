@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use elfcorehdr::PhysAddr;
 
-use super::getopt::{Item, Items, Wrong};
 use super::options::{OPTIONS, Of, Opt, Row};
+use crate::getopt::{Item, Items, Wrong};
 use crate::load::SyscallChoice;
 
 /// A command line, understood.
@@ -201,7 +201,7 @@ fn number(row: &Row, value: Option<String>) -> Result<u64, UsageError> {
 pub(crate) fn help() -> String {
     use std::fmt::Write as _;
 
-    use super::options::Arg;
+    use crate::getopt::Arg;
 
     let mut text = String::from(
         "Usage: kexec [OPTION]... [kernel]\nLoad a kernel for kexec or for a crash, or act on the loaded one\n\n",

@@ -1,15 +1,40 @@
-//! Command-line parsing with the habits of `getopt_long`, which kexec-tools uses and scripts rely on.
+//! Command-line parsing with the habits of `getopt_long`, which kexec-tools and makedumpfile use and scripts rely on.
 //!
 //! Options and file names may be mixed; `--` ends the options; long options may be cut short while only one matches;
 //! a value may follow in the same argument (`--opt=value`, `-tvalue`) or in the next.
 
-use super::options::{Arg, OPTIONS, Row};
+use std::marker::PhantomData;
+
+/// Whether an option takes a value, and the value's name in the help.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Arg {
+    None,
+    Value(&'static str),
+}
+
+/// One spelling of an option, a row in a program's table of options.
+pub(crate) trait Spelling: Sized + 'static {
+    /// The table.
+    const TABLE: &'static [Self];
+
+    /// Its long form, without dashes; empty where it has none.
+    fn long(&self) -> &'static str;
+
+    /// Its short form.
+    fn short(&self) -> Option<char>;
+
+    /// Whether it takes a value.
+    fn arg(&self) -> Arg;
+
+    /// Whether `other` is another spelling of the same option.
+    fn means_the_same(&self, other: &Self) -> bool;
+}
 
 /// One element of the command line.
 #[derive(Debug, Clone)]
-pub(crate) enum Item {
+pub(crate) enum Item<R: Spelling> {
     /// An option with its value, if it takes one.
-    Option(&'static Row, Option<String>),
+    Option(&'static R, Option<String>),
     /// Not an option: a file name.
     Operand(String),
 }
@@ -33,38 +58,44 @@ pub(crate) enum Wrong {
 
 /// Takes the command line (without the program's name) apart, one element at a time, so that an option such as
 /// `--help` acts before a mistake that follows it.
-pub(crate) struct Items {
+pub(crate) struct Items<R> {
     args: std::vec::IntoIter<String>,
     /// What is left of a cluster of short options (`-Sl`).
     cluster: std::vec::IntoIter<char>,
     options_ended: bool,
+    table: PhantomData<R>,
 }
 
-impl Items {
+impl<R: Spelling> Items<R> {
     pub(crate) fn new(args: Vec<String>) -> Self {
-        Self { args: args.into_iter(), cluster: Vec::new().into_iter(), options_ended: false }
+        Self {
+            args: args.into_iter(),
+            cluster: Vec::new().into_iter(),
+            options_ended: false,
+            table: PhantomData,
+        }
     }
 
-    fn long(&mut self, given: &str) -> Result<Item, Wrong> {
+    fn long(&mut self, given: &str) -> Result<Item<R>, Wrong> {
         let (name, value) = match given.split_once('=') {
             Some((name, value)) => (name, Some(value.to_owned())),
             None => (given, None),
         };
-        let row = resolve(name, given)?;
-        match (row.arg, value) {
+        let row: &'static R = resolve(name, given)?;
+        match (row.arg(), value) {
             (Arg::None, None) => Ok(Item::Option(row, None)),
-            (Arg::None, Some(_)) => Err(Wrong::TakesNoValue(row.long)),
+            (Arg::None, Some(_)) => Err(Wrong::TakesNoValue(row.long())),
             (Arg::Value(_), Some(value)) => Ok(Item::Option(row, Some(value))),
             (Arg::Value(_), None) => {
-                let value = self.args.next().ok_or(Wrong::NeedsValue(row.long))?;
+                let value = self.args.next().ok_or(Wrong::NeedsValue(row.long()))?;
                 Ok(Item::Option(row, Some(value)))
             }
         }
     }
 
-    fn short(&mut self, letter: char) -> Result<Item, Wrong> {
-        let row = OPTIONS.iter().find(|row| row.short == Some(letter)).ok_or(Wrong::Invalid(letter))?;
-        if let Arg::None = row.arg {
+    fn short(&mut self, letter: char) -> Result<Item<R>, Wrong> {
+        let row = R::TABLE.iter().find(|row| row.short() == Some(letter)).ok_or(Wrong::Invalid(letter))?;
+        if let Arg::None = row.arg() {
             return Ok(Item::Option(row, None));
         }
         let attached: String = self.cluster.by_ref().collect();
@@ -73,8 +104,8 @@ impl Items {
     }
 }
 
-impl Iterator for Items {
-    type Item = Result<Item, Wrong>;
+impl<R: Spelling> Iterator for Items<R> {
+    type Item = Result<Item<R>, Wrong>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if let Some(letter) = self.cluster.next() {
@@ -102,18 +133,19 @@ impl Iterator for Items {
 }
 
 /// Finds the option that `name` spells, whole or cut short. `given` is `name` with what followed it, for the message.
-fn resolve(name: &str, given: &str) -> Result<&'static Row, Wrong> {
-    if let Some(row) = OPTIONS.iter().find(|row| row.long == name) {
+fn resolve<R: Spelling>(name: &str, given: &str) -> Result<&'static R, Wrong> {
+    if let Some(row) = R::TABLE.iter().filter(|row| !row.long().is_empty()).find(|row| row.long() == name) {
         return Ok(row);
     }
-    let matching: Vec<&Row> = OPTIONS.iter().filter(|row| row.long.starts_with(name)).collect();
+    let matching: Vec<&'static R> =
+        R::TABLE.iter().filter(|row| !row.long().is_empty() && row.long().starts_with(name)).collect();
     match matching.as_slice() {
         [] => Err(Wrong::Unrecognized(format!("--{given}"))),
         // Two spellings of one option are no doubt.
-        [first, rest @ ..] if rest.iter().all(|row| row.opt == first.opt) => Ok(first),
+        [first, rest @ ..] if rest.iter().all(|row| row.means_the_same(first)) => Ok(first),
         several => Err(Wrong::Ambiguous {
             given: format!("--{given}"),
-            possibilities: several.iter().map(|row| format!(" '--{}'", row.long)).collect(),
+            possibilities: several.iter().map(|row| format!(" '--{}'", row.long())).collect(),
         }),
     }
 }
@@ -122,19 +154,19 @@ fn resolve(name: &str, given: &str) -> Result<&'static Row, Wrong> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::options::Opt;
     use super::*;
+    use crate::personality::options::{OPTIONS, Opt, Row};
 
     /// An element, told by its option's meaning.
     type Seen = (Option<Opt>, Option<String>);
 
     fn items(line: &[&str]) -> Result<Vec<Seen>, Wrong> {
         let line = line.iter().map(|arg| (*arg).to_owned()).collect();
-        let seen = |item| match item {
+        let seen = |item: Item<Row>| match item {
             Item::Option(row, value) => (Some(row.opt), value),
             Item::Operand(name) => (None, Some(name)),
         };
-        Items::new(line).map(|item| item.map(seen)).collect()
+        Items::<Row>::new(line).map(|item| item.map(seen)).collect()
     }
 
     fn flag(opt: Opt) -> Seen {
@@ -199,13 +231,13 @@ mod tests {
         fn any_command_line_is_taken_apart(args in proptest::collection::vec("(-{0,2}[a-zA-Z=-]{0,8})|\\PC{0,6}", 0..8)) {
             // A mistake does not stop the walk: at most one element per character, plus the operands.
             let most = args.iter().map(|arg| arg.chars().count() + 1).sum::<usize>();
-            prop_assert!(Items::new(args).count() <= most);
+            prop_assert!(Items::<Row>::new(args).count() <= most);
         }
 
         #[test]
         fn every_long_option_is_found_by_its_name(index in 0..OPTIONS.len()) {
             let row = &OPTIONS[index];
-            prop_assert_eq!(resolve(row.long, row.long).map(|found| found.opt), Ok(row.opt));
+            prop_assert_eq!(resolve::<Row>(row.long, row.long).map(|found| found.opt), Ok(row.opt));
         }
     }
 }
