@@ -38,6 +38,7 @@ usage: cargo xtask COMMAND
   bench load           guest time of hotdump load beside that of kexec-tools
   bench events [LINE]  guest instructions of an event: the kernel's own handler, the module, a reload; on Linux LINE,
                        6.12 if not said
+  bench dump CORE      time, memory and size of our dumps of this raw dump beside makedumpfile's
   test                 format, lints, docs, unit tests, all scenarios
 
 LINE is 5.10, 6.1, 6.12, 7 or debug, or 6.1-ppc64le, 6.12-ppc64le or 6.12-ppc64le-64k. With `--arch ppc64le` setup, fetch,
@@ -97,6 +98,7 @@ fn run(words: &[&str]) -> Result<()> {
             let line = KernelLine::of_name(line)?;
             bench::events(&ready_for(&[line.arch()], Some(line))?, line)
         }
+        ["bench", "dump", core] => bench::dump(Path::new(core)),
         ["test"] => tests::run(),
         _ => bail!("what is `{}`?\n{USAGE}", words.join(" ")),
     }

@@ -41,7 +41,8 @@ pub(crate) fn run(arch: Arch) -> Result<()> {
     library_source()
 }
 
-fn install_missing<'a>(packages: impl Iterator<Item = &'a &'a str>) -> Result<()> {
+/// Installs those of Debian's packages that are missing.
+pub(crate) fn install_missing<'a>(packages: impl Iterator<Item = &'a &'a str>) -> Result<()> {
     let missing: Vec<&str> = packages.copied().filter(|package| !is_installed(package)).collect();
     if missing.is_empty() {
         return Ok(());

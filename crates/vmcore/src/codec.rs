@@ -66,9 +66,15 @@ impl FromStr for Codec {
 }
 
 /// Compresses pages one by one. One for each thread.
-pub(crate) struct Compressor {
+pub struct Compressor {
     state: State,
     scratch: Vec<u8>,
+}
+
+impl fmt::Debug for Compressor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Compressor").finish_non_exhaustive()
+    }
 }
 
 enum State {
@@ -81,7 +87,10 @@ enum State {
 
 impl Compressor {
     /// One for pages of `page_size` bytes; `level` is the codec's own where it has levels, 1 unless said otherwise.
-    pub(crate) fn new(codec: Codec, level: Option<i32>, page_size: usize) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// The library's error, where the codec does not start.
+    pub fn new(codec: Codec, level: Option<i32>, page_size: usize) -> io::Result<Self> {
         let level = level.unwrap_or(1);
         let (state, room) = match codec {
             Codec::Zstd => (State::Zstd(zstd::bulk::Compressor::new(level)?), page_size),
@@ -99,7 +108,7 @@ impl Compressor {
     }
 
     /// The page compressed; none where that takes no fewer bytes than the page.
-    pub(crate) fn compress(&mut self, page: &[u8]) -> Option<&[u8]> {
+    pub fn compress(&mut self, page: &[u8]) -> Option<&[u8]> {
         let out = &mut self.scratch;
         let len = match &mut self.state {
             State::Zstd(state) => state.compress_to_buffer(page, out.as_mut_slice()).ok(),

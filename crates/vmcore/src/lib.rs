@@ -38,7 +38,7 @@ mod window;
 
 pub use backtrace::{StackEntry, Walk, backtrace, walk_of};
 pub use bitmap::{Bitmap, Frame};
-pub use codec::{Codec, UnknownCodec};
+pub use codec::{Codec, Compressor, UnknownCodec};
 pub use compressed::{Compressed, DumpFileError, DumpHeader};
 pub use copy::{BadRun, Copied, CopyError, Progress, copy_sparse};
 pub use elf::{Core, CoreError, CpuState, Segment};

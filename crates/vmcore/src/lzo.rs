@@ -14,21 +14,28 @@ const TAIL: usize = 12;
 /// The most bytes that one match instruction and the literals' header before it take, beside the literals: a length of 64 KiB is
 /// 257 bytes of extension, once in each.
 const INSTRUCTION: usize = 2 * 260 + 8;
+/// The most bytes that are loaded or stored at once, of which some may be too many.
+const MARGIN: usize = 32;
 /// The farthest match of each kind of instruction, in bytes.
 const NEAR: usize = 0x800;
 const MIDDLE: usize = 0x4000;
 const FAR: usize = 0xbfff;
-/// What ends a stream.
-const END: [u8; 3] = [0x11, 0, 0];
+/// What ends a stream, in three bytes.
+const END: u32 = 0x11;
 
-/// The state of a compressor: positions by the hash of what stands there.
+/// A page, with room for loads and copies from any of its positions: 16 bits of index need no check against the length.
+type Padded = [u8; MAX_PAGE + MARGIN];
+
+/// The state of a compressor.
 pub(crate) struct Lzo {
+    /// Positions by the hash of what stands there.
     table: Box<[u16; 1 << TABLE_BITS]>,
+    page: Box<Padded>,
 }
 
 impl Lzo {
     pub(crate) fn new() -> Self {
-        Self { table: Box::new([0; 1 << TABLE_BITS]) }
+        Self { table: Box::new([0; 1 << TABLE_BITS]), page: Box::new([0; MAX_PAGE + MARGIN]) }
     }
 
     /// Compresses `page` (at most 64 KiB) into `out`; none where it takes no fewer bytes than `page`.
@@ -38,25 +45,30 @@ impl Lzo {
         if page.len() > MAX_PAGE || page.len() <= TAIL || out.len() < room_for(page.len()) {
             return None;
         }
+        self.page[..page.len()].copy_from_slice(page);
         // A position of 0 in the table needs no mark: it is a candidate like any other.
         self.table.fill(0);
-        let mut stream = Stream { page, out, len: 0, literals: 0 };
+        let bytes = &*self.page;
+        let mut stream = Stream { page: bytes, page_len: page.len(), out, len: 0, literals: 0 };
         let last = page.len() - TAIL;
         let mut at = 1;
+        // As long as nothing matched at all, a page is likely not to shrink.
+        let mut patience = 4;
         while at < last {
-            let value = load32(page, at);
+            let value = load32(bytes, at);
             let slot = &mut self.table[hash(value)];
             let candidate = usize::from(*slot);
             *slot = at as u16;
             let distance = at - candidate;
-            if load32(page, candidate) != value || distance > FAR {
-                at += 1 + ((at - stream.literals) >> 5);
+            if load32(bytes, candidate) != value || distance > FAR {
+                at += 1 + ((at - stream.literals) >> patience);
                 continue;
             }
-            let length = MIN_MATCH + common(page, candidate + MIN_MATCH, at + MIN_MATCH);
+            let length = MIN_MATCH + common(bytes, candidate + MIN_MATCH, at + MIN_MATCH, page.len());
             if !stream.push(at, distance, length) {
                 return None;
             }
+            patience = 5;
             at += length;
         }
         stream.finish()
@@ -65,15 +77,16 @@ impl Lzo {
 
 /// The bytes that [`Lzo::compress`] needs to compress `len` bytes.
 pub(crate) const fn room_for(len: usize) -> usize {
-    len + INSTRUCTION + 16
+    len + INSTRUCTION + MARGIN
 }
 
-fn load32(page: &[u8], at: usize) -> u32 {
-    page[at..].first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes))
+fn load32(page: &Padded, at: usize) -> u32 {
+    load64(page, at) as u32
 }
 
-fn load64(page: &[u8], at: usize) -> u64 {
-    page[at..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+fn load64(page: &Padded, at: usize) -> u64 {
+    let at = usize::from(at as u16);
+    page[at..at + 8].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }
 
 fn hash(value: u32) -> usize {
@@ -81,25 +94,24 @@ fn hash(value: u32) -> usize {
     (value.wrapping_mul(0x9e37_79b1) >> (32 - TABLE_BITS)) as usize
 }
 
-/// How many bytes from `early` and `late` on are the same, up to the page's end.
-fn common(page: &[u8], early: usize, late: usize) -> usize {
+/// How many bytes from `early` and `late` on are the same, up to `end`.
+fn common(page: &Padded, early: usize, late: usize, end: usize) -> usize {
     let mut same = 0;
-    while late + same + 8 <= page.len() {
+    while late + same < end {
         let differ = load64(page, early + same) ^ load64(page, late + same);
         if differ != 0 {
-            return same + (differ.trailing_zeros() / 8) as usize;
+            same += (differ.trailing_zeros() / 8) as usize;
+            break;
         }
         same += 8;
     }
-    while late + same < page.len() && page[early + same] == page[late + same] {
-        same += 1;
-    }
-    same
+    same.min(end - late)
 }
 
 /// The compressed stream in the making.
 struct Stream<'a> {
-    page: &'a [u8],
+    page: &'a Padded,
+    page_len: usize,
     out: &'a mut [u8],
     len: usize,
     /// Where the bytes start that are not yet in the stream.
@@ -107,42 +119,49 @@ struct Stream<'a> {
 }
 
 impl Stream<'_> {
-    fn byte(&mut self, byte: u8) {
-        self.out[self.len] = byte;
-        self.len += 1;
+    /// Writes the low `count` (at most 4) bytes of `value`. What is stored beyond them is overwritten next.
+    #[inline(always)]
+    fn bytes(&mut self, value: u32, count: usize) {
+        self.out[self.len..self.len + 4].copy_from_slice(&value.to_le_bytes());
+        self.len += count;
     }
 
     /// A length beyond what an instruction holds: a zero for each 255, then the rest, which is not 0.
     fn extension(&mut self, mut length: usize) {
         while length > 255 {
-            self.byte(0);
+            self.bytes(0, 1);
             length -= 255;
         }
-        self.byte(length as u8);
+        self.bytes(length as u32, 1);
     }
 
     /// Writes the bytes up to `end` as literals. False where the stream has become too long.
+    #[inline(always)]
     fn push_literals(&mut self, end: usize) -> bool {
         let from = self.literals;
         let count = end - from;
-        if self.len + count + INSTRUCTION + 16 > self.out.len() {
+        if count == 0 {
+            return true;
+        }
+        if self.len + count + INSTRUCTION + MARGIN > self.out.len() {
             return false;
         }
-        match count {
-            0 => return true,
+        if count <= 238 && self.len == 0 {
             // The first byte of a stream says how many literals start it.
-            1..=238 if self.len == 0 => self.byte(17 + count as u8),
+            self.bytes(17 + count as u32, 1);
+        } else if count <= 3 {
             // Few literals are counted in two bits of the match before them.
-            1..=3 => self.out[self.len - 2] |= count as u8,
-            4..=18 => self.byte(count as u8 - 3),
-            _ => {
-                self.byte(0);
-                self.extension(count - 18);
-            }
+            self.out[self.len - 2] |= count as u8;
+        } else if count <= 18 {
+            self.bytes(count as u32 - 3, 1);
+        } else {
+            self.bytes(0, 1);
+            self.extension(count - 18);
         }
-        if count <= 16 && from + 16 <= self.page.len() {
-            // A copy of fixed length is two instructions; what is too much is overwritten next.
-            self.out[self.len..self.len + 16].copy_from_slice(&self.page[from..from + 16]);
+        if count <= MARGIN {
+            // A copy of fixed length is few instructions; what is too much is overwritten next.
+            let from = usize::from(from as u16);
+            self.out[self.len..self.len + MARGIN].copy_from_slice(&self.page[from..from + MARGIN]);
         } else {
             self.out[self.len..self.len + count].copy_from_slice(&self.page[from..end]);
         }
@@ -151,6 +170,7 @@ impl Stream<'_> {
     }
 
     /// Writes the literals before `at`, and that `length` bytes there are those `distance` bytes before.
+    #[inline(always)]
     fn push(&mut self, at: usize, distance: usize, length: usize) -> bool {
         if !self.push_literals(at) {
             return false;
@@ -158,8 +178,7 @@ impl Stream<'_> {
         self.literals = at + length;
         if length <= 8 && distance <= NEAR {
             let back = distance - 1;
-            self.byte(((length - 1) << 5 | (back & 7) << 2) as u8);
-            self.byte((back >> 3) as u8);
+            self.bytes(((length - 1) << 5 | (back & 7) << 2 | (back >> 3) << 8) as u32, 2);
             return true;
         }
         let (kind, most, back) = if distance <= MIDDLE {
@@ -169,24 +188,22 @@ impl Stream<'_> {
             (0x10 | (back & 0x4000) >> 11, 9, back & 0x3fff)
         };
         if length <= most {
-            self.byte((kind | (length - 2)) as u8);
+            self.bytes((kind | (length - 2) | back << 10) as u32, 3);
         } else {
-            self.byte(kind as u8);
+            self.bytes(kind as u32, 1);
             self.extension(length - most);
+            self.bytes((back << 2) as u32, 2);
         }
-        self.byte((back << 2) as u8);
-        self.byte((back >> 6) as u8);
         true
     }
 
     /// Writes what is left; none where all of it is not shorter than the page.
     fn finish(mut self) -> Option<usize> {
-        if !self.push_literals(self.page.len()) {
+        if !self.push_literals(self.page_len) {
             return None;
         }
-        self.out[self.len..self.len + END.len()].copy_from_slice(&END);
-        self.len += END.len();
-        (self.len < self.page.len()).then_some(self.len)
+        self.bytes(END, 3);
+        (self.len < self.page_len).then_some(self.len)
     }
 }
 

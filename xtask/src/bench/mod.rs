@@ -1,9 +1,11 @@
-//! Comparisons in guest time that counts instructions.
+//! Comparisons: in guest time that counts instructions, and of dumps on this machine.
 
 mod calls;
+mod dump;
 mod events;
 mod load;
 mod spread;
 
+pub(crate) use dump::dump;
 pub(crate) use events::events;
 pub(crate) use load::load;
