@@ -26,9 +26,15 @@ pub enum By {
 impl Guest {
     /// Has hotdump write the capture initramfs for the dump disk.
     pub fn make_initramfs(&mut self) -> Result<()> {
+        // Every page is compared: all are asked for, in the format that the lab's own reader of cores knows.
+        self.make_initramfs_with(&["--dump-level", "0", "--format", "elf"])
+    }
+
+    /// The same, with further options.
+    pub fn make_initramfs_with(&mut self, more: &[&str]) -> Result<()> {
         let target = format!("LABEL={DUMP_LABEL}");
-        let made =
-            self.run(["hotdump", "initramfs", "--target", &target, "--path", "/crash", "--output", CAPTURE])?;
+        let command = ["hotdump", "initramfs", "--target", &target, "--path", "/crash", "--output", CAPTURE];
+        let made = self.run(command.iter().chain(more).copied())?;
         made.ok()?;
         self.say(format!("hotdump initramfs: {:.2} s", made.took().as_secs_f64()));
         Ok(())

@@ -7,7 +7,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::load::LoadError;
 use crate::text::tell;
-use crate::{capture, dumps, exit, initramfs, load, status, verify};
+use crate::{capture, dump, dumps, exit, initramfs, load, status, verify};
 
 /// kdump that stays true over CPU and memory hotplug
 ///
@@ -36,6 +36,8 @@ enum Command {
     Initramfs(initramfs::Args),
     /// Save the crashed kernel's memory (in the capture kernel)
     Capture(capture::Args),
+    /// Look at a dump, check it, convert or filter it
+    Dump(dump::Args),
     /// List, show, check and remove saved dumps
     Dumps(dumps::Args),
 }
@@ -58,6 +60,7 @@ pub(crate) fn run(called_as: OsString, args: Vec<OsString>) -> u8 {
         Command::Verify(args) => finish(verify::run(&args)),
         Command::Initramfs(args) => finish(initramfs::run(&args).map(|()| exit::OK)),
         Command::Capture(args) => capture::run(&args),
+        Command::Dump(args) => finish(dump::run(&args)),
         Command::Dumps(args) => finish(dumps::run(&args)),
     }
 }

@@ -6,6 +6,7 @@
 
 mod capture;
 mod cli;
+mod dump;
 mod dumps;
 mod exit;
 mod getopt;

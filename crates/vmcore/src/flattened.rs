@@ -1,8 +1,9 @@
 //! makedumpfile's flattened format: a file as a stream of records, each with the offset that its bytes belong to.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Read};
 
+use crate::dump::Sink;
 use crate::source::ReadAt;
 
 /// What a stream starts with, padded by zeros to 16 bytes.
@@ -117,6 +118,55 @@ impl<S: ReadAt> Rearranged<S> {
     }
 }
 
+/// Bytes of a record that are moved at once.
+const PIECE: usize = 1 << 20;
+
+/// Makes the file of a stream that cannot be read twice (a pipe), in `sink`. Returns how many bytes of the stream there were.
+///
+/// # Errors
+/// [`FlattenedError`]; what came before the damage, or the stream's early end, is in `sink`.
+pub fn restore(stream: &mut impl Read, sink: &dyn Sink) -> Result<u64, FlattenedError> {
+    let mut at = 0;
+    let mut header = [0; HEADER];
+    take(stream, &mut at, &mut header)?;
+    let [.., kind, version] =
+        [0, 16, 24].map(|at| header[at..].first_chunk().map_or(0, |word| u64::from_be_bytes(*word)));
+    if !header.starts_with(SIGNATURE) || (kind, version) != (TYPE, VERSION) {
+        return Err(FlattenedError::Kind { kind, version });
+    }
+    let mut end = 0;
+    let mut buffer = vec![0; PIECE];
+    loop {
+        let mut header = [0; RECORD];
+        take(stream, &mut at, &mut header)?;
+        if header == END_MARK {
+            sink.finish(end).map_err(|source| FlattenedError::Write { offset: end, source })?;
+            return Ok(at);
+        }
+        let (offset, len) = split(header);
+        let past = offset.checked_add(len).filter(|past| len > 0 && *past <= i64::MAX as u64);
+        let past = past.ok_or(FlattenedError::Record { at, offset, len })?;
+        let mut to = offset;
+        while to < past {
+            let piece = &mut buffer[..(past - to).min(PIECE as u64) as usize];
+            take(stream, &mut at, piece)?;
+            sink.write_at(to, piece).map_err(|source| FlattenedError::Write { offset: to, source })?;
+            to += piece.len() as u64;
+        }
+        end = end.max(past);
+    }
+}
+
+/// Fills `buf` from a stream of which `at` bytes are read.
+fn take(stream: &mut impl Read, at: &mut u64, buf: &mut [u8]) -> Result<(), FlattenedError> {
+    stream.read_exact(buf).map_err(|source| match source.kind() {
+        io::ErrorKind::UnexpectedEof => FlattenedError::Cut { at: *at },
+        _ => FlattenedError::Read { offset: *at, source },
+    })?;
+    *at += buf.len() as u64;
+    Ok(())
+}
+
 /// Two 64-bit big-endian numbers.
 fn split(bytes: [u8; 16]) -> (u64, u64) {
     let both = u128::from_be_bytes(bytes);
@@ -201,6 +251,20 @@ pub enum FlattenedError {
         /// How many bytes it says it has.
         len: u64,
     },
+    /// A stream without its end.
+    #[error("the flattened dump ends early, behind {at:#x} bytes: its writer or the way here broke off")]
+    Cut {
+        /// Bytes that were read in whole.
+        at: u64,
+    },
+    /// The file that a stream describes takes no more.
+    #[error("cannot write the dump at offset {offset:#x}: {source}")]
+    Write {
+        /// Offset in the file, in bytes.
+        offset: u64,
+        /// The system's error.
+        source: io::Error,
+    },
     /// More records than are kept in memory.
     #[error(
         "the flattened dump has more than {MAX_RECORDS} records up to offset {at:#x}: make a file of it first (makedumpfile -R)"
@@ -216,6 +280,39 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn stream(records: &[(u64, &[u8])]) -> Vec<u8> {
+        let mut stream = file_header().to_vec();
+        for (offset, bytes) in records {
+            stream.extend(record_header(*offset, bytes.len() as u64));
+            stream.extend(*bytes);
+        }
+        stream.extend(END_MARK);
+        stream
+    }
+
+    #[test]
+    fn a_pipe_becomes_the_file_and_one_cut_short_says_so() {
+        let whole = stream(&[(10, b"later"), (0, b"first"), (11, b"A")]);
+        let restored = |stream: &[u8]| {
+            let file = tempfile::tempfile().unwrap();
+            let outcome = restore(&mut &*stream, &file);
+            let mut bytes = vec![0; file.metadata().unwrap().len() as usize];
+            ReadAt::read_at(&file, 0, &mut bytes).unwrap();
+            (outcome, bytes)
+        };
+        let (outcome, bytes) = restored(&whole);
+        assert_eq!(
+            (outcome.unwrap(), bytes.as_slice()),
+            (whole.len() as u64, b"first\0\0\0\0\0lAter".as_slice())
+        );
+        for cut in 0..whole.len() {
+            assert!(matches!(restored(&whole[..cut]).0, Err(FlattenedError::Cut { .. })), "{cut}");
+        }
+        assert!(matches!(restored(&[0; 5000]).0, Err(FlattenedError::Kind { .. })));
+        let huge = [file_header().as_slice(), &record_header(u64::MAX - 1, 5)].concat();
+        assert!(matches!(restored(&huge).0, Err(FlattenedError::Record { .. })));
+    }
 
     proptest! {
         /// Any records, overlapping or not, whole or cut: the last one written to a byte counts.

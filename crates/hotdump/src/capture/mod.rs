@@ -23,11 +23,13 @@ use std::path::{Path, PathBuf};
 pub(crate) use config::{
     Action, Config, DEFAULT_FORMAT, DEFAULT_LEVEL, FileFormat, PATH as CONFIG_PATH, Target,
 };
+pub(crate) use console::progress_line;
+pub(crate) use crashed::LastWords;
 pub(crate) use init::init;
 pub(crate) use triage::TEXT as TRIAGE;
 
 use console::say;
-use crashed::{Crashed, LastWords};
+use crashed::Crashed;
 use place::Place;
 use report::Status;
 use save::Capture;

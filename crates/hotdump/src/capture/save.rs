@@ -16,6 +16,7 @@ use super::place::Place;
 use super::report::{BadPages, LogReport, MemoryReport, Report, Status, Times, sync_directory};
 use super::system;
 use super::triage::{self, Triage};
+use crate::dump;
 use crate::dumps::store::{self, INCOMPLETE, MANIFEST, REPORT, Retention, WHOLE};
 use crate::manifest::{self, Manifest, Recorder};
 use crate::saving::{self, Recorded};
@@ -185,8 +186,8 @@ impl Capture {
         let mut job = if raw { Job::raw() } else { Job::choose(crashed, config) };
         self.make_room(crashed, config, place, &mut job);
         self.report.seconds.select = began.elapsed().as_secs_f64();
-        let dump = match place.create_file(INCOMPLETE) {
-            Ok(dump) => dump,
+        let file = match place.create_file(INCOMPLETE) {
+            Ok(file) => file,
             Err(error) => {
                 self.fault(format_args!("cannot make {}: {error}", place.shown().join(INCOMPLETE).display()));
                 return false;
@@ -194,16 +195,16 @@ impl Capture {
         };
         let began = Instant::now();
         let recorder = Recorder::default();
-        let sink = Recorded { file: &dump, recorder: &recorder };
+        let sink = Recorded { file: &file, recorder: &recorder };
         let whole = match &job.selection {
             None => self.copy_raw(crashed, &sink, place),
             Some(selection) => self.write_selected(crashed, selection, &job.options, &sink, place),
         };
         self.report.seconds.memory = began.elapsed().as_secs_f64();
         let began = Instant::now();
-        let synced = self.sync(&dump, place);
+        let synced = self.sync(&file, place);
         // What is not whole is not worth the space of checksums, where there may be none.
-        let trusted = whole && synced && self.check(&dump, recorder, place);
+        let trusted = whole && synced && self.check(&file, recorder, place);
         self.report.seconds.sync = began.elapsed().as_secs_f64();
         trusted
     }
@@ -286,12 +287,10 @@ impl Capture {
             Ok(written) => (written, true),
             Err(error) => {
                 self.fault(format_args!("{}: {error}", place.shown().join(INCOMPLETE).display()));
+                if let Some(left) = dump::what_is_left(&error) {
+                    say!("{left}");
+                }
                 let DumpError::Write { written, .. } = error else { return false };
-                say!(
-                    "what was written is readable: {} pages of {}",
-                    written.data_pages + written.zero_pages,
-                    written.wanted_pages
-                );
                 (*written, false)
             }
         };
