@@ -232,6 +232,25 @@ impl<S: ReadAt> Core<S> {
         Ok(())
     }
 
+    /// Like [`read_phys`](Self::read_phys), through mapped windows where the source has them: on /proc/vmcore several times as fast.
+    pub(crate) fn read_phys_mapped(&self, address: PhysAddr, buf: &mut [u8]) -> Result<(), CoreError> {
+        let place = self.loads.iter().find_map(|load| load.locate(address));
+        let Some((offset, _)) = place.filter(|(_, left)| *left >= buf.len() as u64) else {
+            return self.read_phys(address, buf);
+        };
+        let within = offset % crate::PAGE as u64;
+        let length = buf.len() + usize::try_from(within).unwrap_or(0);
+        match self.source.map(offset - within, length) {
+            Some(window) => {
+                buf.copy_from_slice(&window.bytes()[length - buf.len()..]);
+                let bad = (0..length.div_ceil(crate::PAGE)).find(|page| window.is_bad(*page));
+                // Read anew: that names what cannot be read.
+                bad.map_or(Ok(()), |_| self.read_phys(address, buf))
+            }
+            None => self.read_phys(address, buf),
+        }
+    }
+
     /// The first memory in the `len` bytes from `address`: where it starts, how many of them it has in one piece.
     pub(crate) fn next_piece(&self, address: PhysAddr, len: u64) -> Option<(PhysAddr, u64)> {
         let end = address.0.checked_add(len)?;

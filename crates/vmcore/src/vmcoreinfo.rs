@@ -66,6 +66,14 @@ impl VmcoreInfo {
         self.number_with(format!("SIZE({name})"), |text| text.parse().ok())
     }
 
+    /// `LENGTH(name)`: how many elements an array has.
+    ///
+    /// # Errors
+    /// [`InfoError`] where it is absent or no number.
+    pub fn length(&self, name: &str) -> Result<u64, InfoError> {
+        self.number_with(format!("LENGTH({name})"), |text| text.parse().ok())
+    }
+
     /// `OFFSET(struct.field)`: a field's offset, in bytes.
     ///
     /// # Errors

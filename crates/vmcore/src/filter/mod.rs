@@ -1,14 +1,26 @@
 //! Which page frames of a core are to be in a dump.
+//!
+//! The kernel keeps a `struct page` for each frame, in arrays that `mem_section` lists. [`walk`] reads all of them once, [`page`] says what
+//! a page is for, by the [`layout`] that vmcoreinfo tells. What is not recognised for certain is kept.
 
+mod layout;
 mod level;
+mod page;
+mod walk;
 
 use elfcorehdr::Machine;
 
 pub use level::{DumpLevel, NoLevel};
 
+use layout::Layout;
+use page::Use;
+use walk::{Sections, Walk};
+
 use crate::bitmap::{Bitmap, Frame};
-use crate::elf::Core;
-use crate::source::ReadAt;
+use crate::elf::{Core, CoreError};
+use crate::source::{ReadAt, VirtAddr};
+use crate::space::AddressSpace;
+use crate::vmcoreinfo::VmcoreInfo;
 
 /// Which frames are to be in a dump, and in what order.
 #[derive(Debug, Clone)]
@@ -79,6 +91,138 @@ impl Selection {
             report: FilterReport::default(),
         }
     }
+}
+
+impl Selection {
+    /// What a dump of `core` at `level` is to hold. Where not all kinds of pages can be told for certain, fewer are left out:
+    /// [`report`](Self::report) says which level was reached, and why not more.
+    #[must_use]
+    pub fn filtered<S: ReadAt>(core: &Core<S>, level: DumpLevel) -> Self {
+        let mut selection = Self::everything(core);
+        selection.report.asked = level;
+        // Whatever else fails, zeros are told by looking at them.
+        let zero = level.and(DumpLevel::ZERO);
+        selection.report.reached = zero;
+        if level == zero {
+            return selection;
+        }
+        let everything = selection.kept.clone();
+        if let Err(why) = selection.filter(core, level) {
+            selection.kept = everything;
+            selection.first = Bitmap::new();
+            let report = &mut selection.report;
+            report.reached = zero;
+            report.excluded = Excluded::default();
+            report.reasons.push(why);
+        }
+        selection
+    }
+
+    /// Leaves out what `level` says.
+    ///
+    /// # Errors
+    /// Why nothing may be left out, in a sentence. `self` is left half done.
+    fn filter<S: ReadAt>(&mut self, core: &Core<S>, level: DumpLevel) -> Result<(), String> {
+        let told = |error: CoreError| format!("what pages are for cannot be found out: {error}");
+        let info = core.vmcoreinfo().map_err(told)?;
+        let (sure, why) = layout::sure(&info, level);
+        if let Some(why) = why {
+            return Err(why);
+        }
+        let lacks = |error: crate::InfoError| told(error.into());
+        let layout = Layout::of(&info).map_err(lacks)?;
+        let sections = Sections::of(&info, self.page_size).map_err(lacks)?;
+        let memory = AddressSpace::new(core, &info).map_err(told)?;
+        let mut walk = Walk::new(core, &memory, &layout);
+        let mut seen = Seen::default();
+        let each = |section, map| {
+            let frames = sections.frames(section);
+            // Memory that is not in the core needs no looking at.
+            if self.exists.next_in(Frame(frames.start)).is_none_or(|next| next.0 >= frames.end) {
+                return;
+            }
+            let mut take = |frames, what| self.take(frames, what, sure, &mut seen);
+            if let Err(error) = walk.section(frames.clone(), map, &mut take) {
+                seen.unread += 1;
+                seen.last_error.get_or_insert_with(|| error.to_string());
+            }
+        };
+        sections.each(&memory, each).map_err(told)?;
+        if let Some(error) = seen.last_error {
+            let sections = seen.unread;
+            self.report.reasons.push(format!(
+                "of {sections} sections of memory what their pages are for cannot be read, and all is kept: {error}"
+            ));
+        }
+        if seen.slab == 0 {
+            return Err("no page of a slab is found, and every kernel has them: this kernel's pages are not understood".into());
+        }
+        self.report.reached = sure;
+        self.holds_what_it_must(core, &info, &memory)
+    }
+
+    /// Counts a run of pages of one use, and leaves it out if `level` says so.
+    fn take(&mut self, frames: std::ops::Range<Frame>, what: Use, level: DumpLevel, seen: &mut Seen) {
+        let all_cache = level.includes(DumpLevel::CACHE_PRIVATE);
+        let excluded = &mut self.report.excluded;
+        let (is_out, count) = match what {
+            Use::Slab | Use::Kernel => {
+                if what == Use::Slab {
+                    seen.slab += frames.end.0 - frames.start.0;
+                }
+                self.first.insert_range(frames);
+                return;
+            }
+            Use::Free => (level.includes(DumpLevel::FREE), &mut excluded.free),
+            Use::Cache => (all_cache || level.includes(DumpLevel::CACHE), &mut excluded.cache),
+            Use::CachePrivate => (all_cache, &mut excluded.cache_private),
+            Use::User => (level.includes(DumpLevel::USER), &mut excluded.user),
+            Use::HwPoison => (true, &mut excluded.hwpoison),
+            Use::Offline => (true, &mut excluded.offline),
+        };
+        if is_out {
+            *count += self.kept.remove_range(frames);
+        }
+    }
+
+    /// What nobody can do without must be kept, or the pages were read wrongly.
+    fn holds_what_it_must<S: ReadAt>(
+        &self,
+        core: &Core<S>,
+        info: &VmcoreInfo,
+        memory: &AddressSpace<'_, S>,
+    ) -> Result<(), String> {
+        let symbols = ["init_uts_ns", "swapper_pg_dir", "init_top_pgt", "mem_section", "prb", "node_data"];
+        let data = symbols.iter().filter_map(|name| Some((*name, info.symbol(name).ok()?)));
+        let cpus = core.cpus().unwrap_or_default();
+        let stacks = cpus.iter().map(|cpu| ("a CPU's stack", cpu.sp));
+        for (name, address) in data.chain(stacks) {
+            // A CPU may have been in a user's program.
+            let Ok((phys, _)) = memory.translate(address) else { continue };
+            let frame = Frame::holding(phys, self.page_size);
+            if self.exists.contains(frame) && !self.kept.contains(frame) && !is_user(address) {
+                return Err(format!(
+                    "{name}, at {address}, would not be in the dump: this kernel's pages are not understood"
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The lower half of the addresses is the user's, on both machines.
+fn is_user(address: VirtAddr) -> bool {
+    address.0 >> 63 == 0
+}
+
+/// What came by on the walk.
+#[derive(Debug, Default)]
+struct Seen {
+    /// Pages of slabs.
+    slab: u64,
+    /// Sections whose pages could not be read.
+    unread: u64,
+    last_error: Option<String>,
 }
 
 /// The crashed kernel's page size: by vmcoreinfo, else what kernels of its machine have as a rule.
