@@ -1,7 +1,7 @@
 //! The `hotdump` program as a library, so that tests and developer commands can use its parts.
 //!
-//! One file, three faces: `hotdump` with its commands, `kexec` when called by that name (the options that
-//! distributions' kdump scripts pass to kexec-tools), and the init of the capture kernel.
+//! One file, four faces: `hotdump` with its commands, `kexec` and `makedumpfile` when called by those names (the options that
+//! distributions' kdump scripts pass to them), and the init of the capture kernel.
 #![forbid(unsafe_code)]
 
 mod capture;
@@ -14,6 +14,7 @@ mod initramfs;
 mod keeping;
 mod load;
 mod lock;
+mod makedumpfile;
 mod manifest;
 mod personality;
 mod record;
@@ -37,6 +38,7 @@ pub fn main() -> ExitCode {
     match face(&called_as, std::process::id(), args.is_empty()) {
         Face::CaptureInit => capture::init(),
         Face::Kexec => ExitCode::from(personality::run(args)),
+        Face::Makedumpfile => ExitCode::from(makedumpfile::run(args)),
         Face::Hotdump => ExitCode::from(cli::run(called_as, args)),
     }
 }
@@ -48,6 +50,8 @@ enum Face {
     Hotdump,
     /// `kexec OPTION...`.
     Kexec,
+    /// `makedumpfile OPTION... VMCORE DUMPFILE`.
+    Makedumpfile,
     /// Process 1 of the capture kernel.
     CaptureInit,
 }
@@ -60,6 +64,7 @@ fn face(called_as: &OsStr, pid: u32, no_arguments: bool) -> Face {
     match Path::new(called_as).file_name().and_then(OsStr::to_str) {
         Some("init") => Face::CaptureInit,
         Some("kexec") => Face::Kexec,
+        Some("makedumpfile") => Face::Makedumpfile,
         _ if pid == 1 && no_arguments => Face::CaptureInit,
         _ => Face::Hotdump,
     }
@@ -76,6 +81,7 @@ mod tests {
             ("/usr/sbin/hotdump", 200, false, Face::Hotdump),
             ("kexec", 200, false, Face::Kexec),
             ("/sbin/kexec", 1, true, Face::Kexec),
+            ("/usr/bin/makedumpfile", 200, false, Face::Makedumpfile),
             ("/init", 1, true, Face::CaptureInit),
             ("/init", 1, false, Face::CaptureInit),
             ("/sbin/hotdump", 1, true, Face::CaptureInit),
