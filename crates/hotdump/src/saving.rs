@@ -24,12 +24,7 @@ const HEADERS: u64 = 1 << 20;
 ///
 /// `header` is what a dump that is already filtered says of itself: what it does not hold is not asked for.
 pub(crate) fn select<S: ReadAt>(core: &Core<S>, header: Option<&DumpHeader>, level: DumpLevel) -> Selection {
-    let mut selection = Selection::everything(core);
-    selection.report.asked = level;
-    selection.report.reached = level.and(DumpLevel::ZERO);
-    if level != selection.report.reached {
-        selection.report.reasons.push("only pages of zeros can be told from others so far".to_owned());
-    }
+    let mut selection = Selection::filtered(core, level);
     if let Some(header) = header {
         intersect(&mut selection.kept, &header.kept);
         intersect(&mut selection.first, &header.kept);
