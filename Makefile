@@ -13,7 +13,7 @@ help:
 	@echo 'make module KDIR=x   the kernel module for the headers or build folder x, in target/dist/$(ARCH)/RELEASE/hotdump.ko'
 	@echo '                     HOTDUMP_MEMORY=0 or HOTDUMP_CPUS=0 leaves that out of it'
 	@echo 'make dkms            its sources for DKMS, which needs no Rust, in target/dist/$(ARCH)/hotdump-dkms-VERSION'
-	@echo 'make install         install it under $$DESTDIR$$PREFIX (with unit, udev rules, man pages)'
+	@echo 'make install         install it under $$DESTDIR$$PREFIX (with units, udev rules, man pages, completions, configuration)'
 	@echo 'make lab SCENARIO=x  one lab round; without SCENARIO, their list'
 	@echo 'make bench           guest instructions: hotdump load beside kexec-tools; events by native handler, module, reload'
 
@@ -53,7 +53,12 @@ install: build
 	install -Dm755 target/dist/$(ARCH)/hotdump $(DESTDIR)$(PREFIX)/sbin/hotdump
 	for unit in dist/*.service; do install -Dm644 $$unit $(DESTDIR)$(PREFIX)/lib/systemd/system/$${unit##*/}; done
 	install -Dm644 dist/98-hotdump.rules $(DESTDIR)$(PREFIX)/lib/udev/rules.d/98-hotdump.rules
-	for page in docs/man/*.8; do install -Dm644 $$page $(DESTDIR)$(PREFIX)/share/man/man8/$${page##*/}; done
+	for page in docs/man/*.[58]; do install -Dm644 $$page $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$${page##*/}; done
+	test -e $(DESTDIR)/etc/hotdump/hotdump.toml || install -Dm644 dist/hotdump.toml $(DESTDIR)/etc/hotdump/hotdump.toml
+	install -d $(addprefix $(DESTDIR)$(PREFIX)/share/,bash-completion/completions zsh/vendor-completions fish/vendor_completions.d)
+	target/dist/$(shell uname -m)/hotdump completions bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/hotdump
+	target/dist/$(shell uname -m)/hotdump completions zsh >$(DESTDIR)$(PREFIX)/share/zsh/vendor-completions/_hotdump
+	target/dist/$(shell uname -m)/hotdump completions fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/hotdump.fish
 
 clean:
 	cargo clean

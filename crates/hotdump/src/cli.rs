@@ -3,10 +3,11 @@
 use std::ffi::OsString;
 
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches as _, Parser, Subcommand};
 
+use crate::config::{self, Refusal};
 use crate::load::LoadError;
-use crate::text::tell;
+use crate::text::{print, tell};
 use crate::{capture, dump, dumps, exit, initramfs, load, status, verify};
 
 /// kdump that stays true over CPU and memory hotplug
@@ -40,16 +41,34 @@ enum Command {
     Dump(dump::Args),
     /// List, show, check and remove saved dumps
     Dumps(dumps::Args),
+    /// Check, show and import the configuration
+    Config(config::Args),
+    /// Print the completions of a shell
+    Completions(CompletionsArgs),
+}
+
+/// Options of `hotdump completions`.
+#[derive(Debug, Clone, clap::Args)]
+struct CompletionsArgs {
+    /// The shell
+    #[arg(value_enum)]
+    shell: clap_complete::Shell,
 }
 
 /// The definition of the command line, for man pages and completions.
 pub fn command() -> clap::Command {
-    Cli::command()
+    config::add_option(Cli::command())
 }
 
 /// Parses `args` (without the program's name) and runs the command; returns the exit code.
 pub(crate) fn run(called_as: OsString, args: Vec<OsString>) -> u8 {
-    let cli = match Cli::try_parse_from(std::iter::once(called_as).chain(args)) {
+    let args = match config::with_configured(&command(), std::iter::once(called_as).chain(args).collect()) {
+        Ok(args) => args,
+        Err(Refusal::Usage(error)) => return usage(&error),
+        Err(Refusal::Config(error)) => return finish(Err(error.into())),
+    };
+    let matches = command().try_get_matches_from(args);
+    let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
@@ -62,7 +81,16 @@ pub(crate) fn run(called_as: OsString, args: Vec<OsString>) -> u8 {
         Command::Capture(args) => capture::run(&args),
         Command::Dump(args) => finish(dump::run(&args)),
         Command::Dumps(args) => finish(dumps::run(&args)),
+        Command::Config(args) => finish(config::run(&args)),
+        Command::Completions(args) => finish(completions(args.shell).map(|()| exit::OK)),
     }
+}
+
+/// Prints what a shell needs to complete our command line.
+fn completions(shell: clap_complete::Shell) -> anyhow::Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut command(), "hotdump", &mut script);
+    print(String::from_utf8_lossy(&script))
 }
 
 /// Prints clap's answer: help and version are fine, all else is wrong usage.

@@ -6,6 +6,7 @@
 
 mod capture;
 mod cli;
+mod config;
 mod dump;
 mod dumps;
 mod exit;
@@ -29,6 +30,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 pub use cli::command;
+pub use config::{Description, descriptions, shipped};
 
 /// Runs the face of the program that its name and process id ask for.
 pub fn main() -> ExitCode {

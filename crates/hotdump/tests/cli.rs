@@ -43,6 +43,27 @@ const CASES: &[Case] = &[
         "",
         "hotdump: command line: a double quote is not closed",
     ),
+    (
+        &["load", "--config=/nonexistent/x"],
+        1,
+        "",
+        "cannot read the configuration /nonexistent/x: No such file",
+    ),
+    (
+        &["config", "check", "/nonexistent/x"],
+        1,
+        "",
+        "cannot read the configuration /nonexistent/x: No such file",
+    ),
+    (&["config", "check", "/proc/version"], 1, "", "hotdump: /proc/version:1: "),
+    (&["load", "--config=/proc/version"], 1, "", "hotdump: /proc/version:1: "),
+    (&["config", "show", "/dev/null"], 0, "keep                   \"auto\"  (default)\n", ""),
+    (&["config", "check", "/dev/null"], 0, "/dev/null: right, 0 keys set\n", ""),
+    (&["config", "import", "/nonexistent/x"], 1, "", "cannot read what to import, /nonexistent/x"),
+    (&["completions", "fish"], 0, "complete -c hotdump", ""),
+    (&["completions", "bash"], 0, "complete -F _hotdump", ""),
+    (&["completions", "zsh"], 0, "#compdef hotdump", ""),
+    (&["completions", "cmd"], 1, "", "possible values: bash"),
     (&["verify", "--json", "--quiet"], 1, "", "cannot be used with"),
 ];
 
@@ -76,4 +97,79 @@ fn facts_come_as_json_that_agrees_with_the_exit_code() {
         None => 3,
     };
     assert_eq!(status.status.code(), Some(code), "{answer:#}");
+}
+
+/// A configuration that is wrong stops what needs it, names every line, and `--json` has the same.
+#[test]
+fn configurations() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("hotdump.toml");
+    let run = |args: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_hotdump")).args(args).arg(&file).output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    std::fs::write(&file, "keep = \"modul\"\nkernl = \"/x\"\n").unwrap();
+    let path = file.display();
+    let told = format!(
+        "hotdump: {path}:1: keep: \"modul\" is none of auto, native, module, reload; the nearest is \"module\"\n\
+         {path}:2: unknown key \"kernl\": the nearest that is known is \"kernel\"\n"
+    );
+    for args in [&["config", "check"][..], &["config", "show"], &["load", "--config"]] {
+        assert_eq!(run(args), (Some(1), String::new(), told.clone()), "{args:?}");
+    }
+    let (code, out, _) = run(&["config", "check", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(
+        (code, &json["right"], &json["problems"][1]["line"]),
+        (Some(1), &false.into(), &2.into()),
+        "{out}"
+    );
+
+    std::fs::write(&file, "kernel = \"/nonexistent/configured\"\nno-initrd = true\n").unwrap();
+    let (code, _, err) = run(&["load", "--config"]);
+    assert_eq!(code, Some(1));
+    assert!(err.contains("cannot read the crash kernel /nonexistent/configured"), "{err}");
+    let (_, _, err) = run(&["load", "--kernel", "/nonexistent/given", "--config"]);
+    assert!(err.contains("cannot read the crash kernel /nonexistent/given"), "{err}");
+    let (code, out, _) = run(&["config", "show"]);
+    assert_eq!(code, Some(0));
+    let line = format!("kernel                 \"/nonexistent/configured\"  ({path}:1)\n");
+    assert!(out.contains(&line), "{out}");
+}
+
+/// What is imported goes to standard output, the account of it to standard error; a file is not overwritten.
+#[test]
+fn imports() {
+    let dir = tempfile::tempdir().unwrap();
+    let (from, to) = (dir.path().join("kdump.conf"), dir.path().join("hotdump.toml"));
+    std::fs::write(&from, "# where\npath /srv\nkdump_pre /bin/x\n").unwrap();
+    let run = |args: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_hotdump"))
+            .args(["config", "import"])
+            .arg(&from)
+            .args(args)
+            .output();
+        let output = output.unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let (code, out, err) = run(&[]);
+    assert_eq!(code, Some(0));
+    assert!(out.contains("\npath = \"/srv\"\n") && out.contains("\n#keep = \"auto\"\n"), "{out}");
+    let path = from.display();
+    for line in [
+        format!("{path}:2: path /srv\n    taken over: path = \"/srv\"\n"),
+        format!("{path}:3: kdump_pre /bin/x\n    NOT taken over: hotdump runs no commands"),
+        "1 key set; 1 line not taken over.".to_owned(),
+    ] {
+        assert!(err.contains(&line), "{line} is not in {err}");
+    }
+    let (code, json, _) = run(&["--json", "--output", to.to_str().unwrap()]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((code, &json["lines"][1]["outcome"]), (Some(0), &"not".into()));
+    assert_eq!(std::fs::read_to_string(&to).unwrap(), out);
+    let (code, _, err) = run(&["--output", to.to_str().unwrap()]);
+    assert_eq!(code, Some(1));
+    assert!(err.contains("not overwritten"), "{err}");
 }

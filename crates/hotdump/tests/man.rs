@@ -25,8 +25,55 @@ fn pages() -> BTreeMap<String, Vec<u8>> {
             clap_mangen::Man::new(command).section("8").render(&mut page).unwrap();
             (format!("{name}.8"), page)
         })
-        .chain([("hotdump-module.8".to_owned(), module_page().into_bytes())])
+        .chain([
+            ("hotdump-module.8".to_owned(), module_page().into_bytes()),
+            ("hotdump.toml.5".to_owned(), configuration_page().into_bytes()),
+        ])
         .collect()
+}
+
+/// The page of the configuration.
+fn configuration_page() -> String {
+    let roff = |text: &str| text.replace('\\', "\\e").replace('-', "\\-").replace('\'', "\\(aq");
+    let keys: Vec<String> = hotdump::descriptions()
+        .iter()
+        .map(|key| {
+            let values: Vec<String> = key
+                .values
+                .iter()
+                .filter(|(_, meaning)| !meaning.is_empty())
+                .map(|(name, meaning)| format!("\\fB{}\\fR: {}\n", roff(name), roff(meaning)))
+                .collect();
+            let words: Vec<&str> = key.values.iter().map(|(name, _)| name.as_str()).collect();
+            let takes = if words.is_empty() { key.takes.to_owned() } else { words.join(", ") };
+            format!(
+                ".TP\n\\fB{}\\fR = {}\n{}.\n{}{}Takes {}{}.\nOption: \\fB{}\\fR.\n",
+                roff(key.name),
+                roff(&key.example),
+                roff(&key.meaning),
+                values.iter().map(|value| format!(".br\n{value}")).collect::<String>(),
+                if values.is_empty() { "" } else { ".br\n" },
+                roff(&takes),
+                roff(&key.if_not_set().map(|unset| format!("; if not set: {unset}")).unwrap_or_default()),
+                roff(&key.option),
+            )
+        })
+        .collect();
+    include_str!("hotdump.toml.5.in").replace("@KEYS@\n", &keys.concat())
+}
+
+/// The configuration as it is shipped has every key, and sets none.
+#[test]
+fn the_shipped_configuration_is_current() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../dist/hotdump.toml");
+    if std::env::var_os("HOTDUMP_WRITE_MAN").is_some() {
+        std::fs::write(&file, hotdump::shipped()).unwrap();
+    }
+    assert_eq!(
+        std::fs::read_to_string(&file).unwrap(),
+        hotdump::shipped(),
+        "write it: HOTDUMP_WRITE_MAN=1 cargo test -p hotdump --test man"
+    );
 }
 
 /// The page of the kernel module.
