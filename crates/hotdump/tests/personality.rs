@@ -16,7 +16,8 @@ fn cases_are_well_formed() {
     let mut names = HashSet::new();
     for case in table() {
         assert!(names.insert(case.name.clone()), "{}: named twice", case.name);
-        let states = ["any", "empty", "loaded", "unreserved", "hotplug", "no-hotplug", "unkept", "module"];
+        let states =
+            ["any", "empty", "loaded", "unreserved", "hotplug", "no-hotplug", "unkept", "module", "ppc64"];
         assert!(states.contains(&case.state.as_str()), "{}: state {}", case.name, case.state);
         assert!(
             case.after.is_none_or(|after| ["empty", "loaded"].contains(&after.as_str())),

@@ -19,7 +19,8 @@ scenarios! {
 
 const THEIRS: &str = "/usr/sbin/kexec";
 const OURS: &str = "/opt/hotdump/kexec";
-const CMDLINE: &str = "console=ttyS0 panic=-1 nr_cpus=1 reset_devices irqpoll acpi_no_memhotplug";
+/// The guest's own device tree, where it has one.
+pub(super) const TREE: &str = "/tmp/tree.dtb";
 
 fn personality(lab: &Lab, name: &str) -> Result<()> {
     let mut guest = boot(lab.guest(name, V6_12)?.busybox_capture())?;
@@ -37,7 +38,7 @@ fn personality_6_1(lab: &Lab, name: &str) -> Result<()> {
     guest.run(["insmod", super::module::MODULE])?.ok()?;
     run_cases(&mut guest, &["module"])?;
     // What hotdump loaded last by `--hotplug` must be followed.
-    let kernel = format!("/boot/vmlinuz-{}", guest.kernel.release);
+    let kernel = kernel(&guest);
     guest.run([OURS, "--hotplug", "-p", &kernel, &format!("--initrd={BUSYBOX_CAPTURE}")])?.ok()?;
     let status = super::module::status(&mut guest)?;
     ensure!(status["armed"] == true, "the module does not follow what was loaded with --hotplug: {status}");
@@ -45,17 +46,22 @@ fn personality_6_1(lab: &Lab, name: &str) -> Result<()> {
 }
 
 /// Boots a guest with all that the cases need.
-fn boot(plan: Plan<'_>) -> Result<Guest> {
+pub(super) fn boot(plan: Plan<'_>) -> Result<Guest> {
     let mut guest = plan.boot()?;
     guest.shell("mkdir -p /opt/hotdump && ln -s /usr/bin/hotdump /opt/hotdump/kexec")?.ok()?;
-    guest
-        .shell("head -c 102400 /dev/zero > /tmp/garbage; head -c 65536 /boot/vmlinuz-* > /tmp/truncated")?
-        .ok()?;
+    let kernel = kernel(&guest);
+    let files = format!("head -c 102400 /dev/zero > /tmp/garbage; head -c 65536 {kernel} > /tmp/truncated");
+    guest.shell(&files)?.ok()?;
     Ok(guest)
 }
 
+/// The guest's kernel.
+fn kernel(guest: &Guest) -> String {
+    format!("/boot/{}", guest.kernel.image_name())
+}
+
 /// Runs the cases for machines in one of `states`.
-fn run_cases(guest: &mut Guest, states: &[&str]) -> Result<()> {
+pub(super) fn run_cases(guest: &mut Guest, states: &[&str]) -> Result<()> {
     let cases: Vec<Case> = table().into_iter().filter(|case| states.contains(&case.state.as_str())).collect();
     ensure!(!cases.is_empty(), "no case for {states:?}");
     let mut faults = Vec::new();
@@ -84,14 +90,15 @@ fn run_case(guest: &mut Guest, case: &Case, program: &str) -> Result<Option<Stri
         let is_loaded = ["loaded", "unkept", "module"].contains(&case.state.as_str());
         bring_to(guest, if is_loaded { "loaded" } else { "empty" })?;
     }
-    let kernel = format!("/boot/vmlinuz-{}", guest.kernel.release);
+    let (kernel, cmdline) = (kernel(guest), guest.kernel.line.arch().capture_cmdline());
     let fill = |text: &str| {
         text.replace("{kernel}", &kernel)
             .replace("{initrd}", BUSYBOX_CAPTURE)
             .replace("{garbage}", "/tmp/garbage")
             .replace("{truncated}", "/tmp/truncated")
             .replace("{missing}", "/tmp/missing")
-            .replace("{cmdline}", CMDLINE)
+            .replace("{cmdline}", cmdline)
+            .replace("{dtb}", TREE)
     };
     let argv = std::iter::once(program.to_owned()).chain(case.args.iter().map(|argument| fill(argument)));
     let outcome = guest.run(argv)?;
@@ -126,8 +133,8 @@ fn bring_to(guest: &mut Guest, wanted: &str) -> Result<()> {
         guest.run([THEIRS, "-p", "-u"])?.ok()?;
         return Ok(());
     }
-    let kernel = format!("/boot/vmlinuz-{}", guest.kernel.release);
+    let (kernel, cmdline) = (kernel(guest), guest.kernel.line.arch().capture_cmdline());
     let initrd = format!("--initrd={BUSYBOX_CAPTURE}");
-    guest.run([THEIRS, "-s", "-p", &kernel, &initrd, &format!("--append={CMDLINE}")])?.ok()?;
+    guest.run([THEIRS, "-s", "-p", &kernel, &initrd, &format!("--append={cmdline}")])?.ok()?;
     Ok(())
 }

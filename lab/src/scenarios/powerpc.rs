@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 use super::module::{LOAD, Panic, boot, follow, plan, stores};
+use super::personality;
 use super::rounds::{Round, control_on};
 use super::scenarios;
 use super::stores::{every, panic_after, some};
@@ -30,6 +31,7 @@ scenarios! {
     ppc64le_module_6_12: "the same on 6.12, whose own handler is left out; the new core panics",
     ppc64le_module_6_12_cpu0: "the same, CPU 0 panics",
     ppc64le_module_6_12_64k: "the same as ppc64le_module_6_12 with pages of 64 KiB",
+    ppc64le_personality: "PowerPC, kexec command lines mean to hotdump what they mean to kexec-tools",
     ppc64le_tree: "PowerPC, the module on 6.1: a panic after each step to a device tree with a CPU more",
     ppc64le_stores: "PowerPC, a panic after a middle and the last store of each kind of change to memory",
     ppc64le_stores_full: "the same after every single store; HOTDUMP_LAB_CHANGE=grow: only of that kind of change",
@@ -89,6 +91,13 @@ fn ppc64le_storm(lab: &Lab, name: &str) -> Result<()> {
     Storm { line: Ppc64V6_1, events: 100, seed: 5 }.run(lab, name)
 }
 
+fn ppc64le_personality(lab: &Lab, name: &str) -> Result<()> {
+    let mut guest = personality::boot(lab.guest(name, Ppc64V6_12)?.busybox_capture())?;
+    let own = guest.read("/sys/firmware/fdt")?;
+    guest.write(personality::TREE, 0o600, &version_17(&own, &lab.paths(name).dir.join("tree.dtb"))?)?;
+    personality::run_cases(&mut guest, &["ppc64"])
+}
+
 /// Where the guest has a device tree that lacks a CPU.
 const STALE_TREE: &str = "/stale.dtb";
 
@@ -124,11 +133,18 @@ fn ppc64le_tree(lab: &Lab, name: &str) -> Result<()> {
     Ok(())
 }
 
+/// A tree in the version that `--dtb` takes, also as the file `to`.
+fn version_17(tree: &[u8], to: &Path) -> Result<Vec<u8>> {
+    let own = to.with_extension("own");
+    fs::write(&own, tree)?;
+    run(Command::new("dtc").args(["-q", "-I", "dtb", "-O", "dtb", "-V", "17", "-o"]).arg(to).arg(&own))?;
+    Ok(fs::read(to)?)
+}
+
 /// The guest's own tree without its second CPU, in the version that `--dtb` takes.
 fn tree_without_cpu(tree: &[u8], dir: &Path) -> Result<Vec<u8>> {
-    let (own, stale) = (dir.join("own.dtb"), dir.join("stale.dtb"));
-    fs::write(&own, tree)?;
-    run(Command::new("dtc").args(["-q", "-I", "dtb", "-O", "dtb", "-V", "17", "-o"]).arg(&stale).arg(&own))?;
+    let stale = dir.join("stale.dtb");
+    version_17(tree, &stale)?;
     let cpus = output(Command::new("fdtget").arg("-l").arg(&stale).arg("/cpus"))?;
     let second = cpus.lines().filter(|node| node.starts_with("PowerPC,")).nth(1);
     let second = second.with_context(|| format!("the guest's tree has no second CPU: {cpus}"))?;
