@@ -1,6 +1,6 @@
 //! A tree with other CPUs.
 
-use crate::read::{Node, Tree};
+use crate::read::{Node, Outline, Tree, TreeError};
 use crate::write::{WriteError, Writer};
 
 /// Depth of what lies in `/cpus`: root and `/cpus` are open.
@@ -9,6 +9,38 @@ const IN_CPUS: usize = 2;
 /// Whether a node of `/cpus` is a CPU: caches lie there, too.
 pub fn is_cpu(node: &Node<'_>) -> bool {
     node.property(b"device_type") == Some(b"cpu\0")
+}
+
+/// The property of a CPU's node that lists the hardware numbers of its threads, 4 bytes each, big-endian.
+const THREADS: &[u8] = b"ibm,ppc-interrupt-server#s";
+
+/// Whether a CPU has a thread of this hardware number; one without the list of them has only its own (`reg`).
+pub fn has_thread(cpu: &Node<'_>, hardware: u32) -> bool {
+    let threads = cpu.property(THREADS).or_else(|| cpu.property(b"reg"));
+    threads.is_some_and(|threads| threads.as_chunks::<4>().0.contains(&hardware.to_be_bytes()))
+}
+
+/// Puts the CPU that has a thread of this hardware number before the other CPUs of the tree that starts at the first of
+/// `bytes`. Whether there is one.
+///
+/// # Errors
+/// What is no tree stays as it is.
+pub fn put_cpu_first(bytes: &mut [u8], hardware: u32) -> Result<bool, TreeError> {
+    let outline = Outline::parse(bytes)?;
+    let Some((first, start, behind)) = places(&outline.tree(bytes), hardware) else { return Ok(false) };
+    let in_tree = |at: usize| outline.structure().wrapping_add(at);
+    if let Some(nodes) = bytes.get_mut(in_tree(first)..in_tree(behind)) {
+        nodes.rotate_right(behind.wrapping_sub(start));
+    }
+    Ok(true)
+}
+
+/// Where in the structure block the first CPU starts; where that one starts that has this thread, and where it is behind it.
+fn places(tree: &Tree<'_>, hardware: u32) -> Option<(usize, usize, usize)> {
+    let mut cpus = tree.root().child(b"cpus")?.children().filter(is_cpu).peekable();
+    let first = cpus.peek()?.start();
+    let wanted = cpus.find(|cpu| has_thread(cpu, hardware))?;
+    Some((first, wanted.start(), wanted.behind()))
 }
 
 /// Copies `tree` into `to` with other nodes for its CPUs, and gives the copy's size in bytes.

@@ -168,6 +168,11 @@ impl Outline {
         })
     }
 
+    /// Where the structure block starts.
+    pub(crate) fn structure(&self) -> usize {
+        self.structure.0
+    }
+
     /// The tree in `bytes`, which must be those that were read. Others make a tree of no sense, and no panic.
     pub fn tree<'a>(&self, bytes: &'a [u8]) -> Tree<'a> {
         let total = bytes.get(..self.total_size).unwrap_or_default();

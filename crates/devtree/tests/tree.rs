@@ -3,7 +3,7 @@
 
 use devtree::{
     BOOT_CPU_OFFSET, Fault, MAGIC, MAX_DEPTH, Node, Outline, Reserved, Tree, TreeError, WriteError, Writer,
-    is_cpu, replace_cpus,
+    is_cpu, put_cpu_first, replace_cpus,
 };
 use fdt::Fdt;
 use fdt::node::FdtNode;
@@ -179,7 +179,8 @@ fn with_cpus(bytes: &[u8], numbers: &[u32], to: &mut [u8]) -> Result<usize, Writ
             writer.begin_node(format!("PowerPC,POWER9@{number:x}").as_bytes())?;
             for found in sample.properties() {
                 let value = number.to_be_bytes();
-                writer.property(found.name, if found.name == b"reg" { &value } else { found.value })?;
+                let is_number = [b"reg".as_slice(), b"ibm,ppc-interrupt-server#s"].contains(&found.name);
+                writer.property(found.name, if is_number { &value } else { found.value })?;
             }
             writer.property(b"new", b"name")?;
             writer.end_node()?;
@@ -225,6 +226,34 @@ fn cpus_are_replaced_and_nothing_else() {
             }
         }
     }
+}
+
+#[test]
+fn a_cpu_is_put_first_and_nothing_else_changes() {
+    let mut tree = vec![0; 40_000];
+    let size = with_cpus(PSERIES, &[0, 1, 2, 3], &mut tree).unwrap();
+    tree.truncate(size);
+    let numbers = |tree: &[u8]| -> Vec<u8> {
+        let tree = Tree::parse(tree).unwrap();
+        let cpus = tree.node("/cpus").unwrap().children().filter(is_cpu);
+        cpus.map(|cpu| cpu.property(b"reg").unwrap()[3]).collect()
+    };
+    let sorted = |tree: &[u8]| {
+        let mut lines = ours(tree);
+        lines.sort();
+        lines
+    };
+    let before = tree.clone();
+    for (wanted, order) in [(0, [0, 1, 2, 3]), (2, [2, 0, 1, 3]), (3, [3, 2, 0, 1]), (0, [0, 3, 2, 1])] {
+        assert_eq!(put_cpu_first(&mut tree, wanted), Ok(true));
+        assert_eq!(numbers(&tree), order);
+        assert_eq!(sorted(&tree), sorted(&before));
+    }
+    let unchanged = tree.clone();
+    assert_eq!(put_cpu_first(&mut tree, 9), Ok(false));
+    tree[0] = 0;
+    assert!(put_cpu_first(&mut tree, 1).is_err());
+    assert_eq!(tree[1..], unchanged[1..]);
 }
 
 #[test]

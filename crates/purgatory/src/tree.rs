@@ -1,4 +1,4 @@
-//! The little that purgatory does with the device tree: see that it is one, and say which CPU boots.
+//! The little that purgatory does with the device tree: see that it is one, say which CPU boots, and put that first.
 
 use core::fmt;
 
@@ -9,7 +9,11 @@ const MAGIC: [u8; 4] = devtree::MAGIC.to_be_bytes();
 const TOTAL_SIZE: usize = 4;
 const HEADER_SIZE: usize = 40;
 
-/// Makes `cpu`, a hardware id, the boot CPU of the flattened device tree at the start of `slot`.
+/// Makes `cpu`, a hardware id, the boot CPU of the flattened device tree at the start of `slot`, and the first of its CPUs.
+///
+/// A kernel counts CPUs in the tree's order. One that is told to use a single CPU (maxcpus=1) has a disk with several queues send its
+/// answers to the first CPUs of all: before 6.6 they are lost where the CPU that boots is none of these (block/blk-mq.c:
+/// a capture kernel takes one queue, and the driver sets up more).
 ///
 /// # Errors
 /// Says why there is no tree that lies wholly in `slot`, and leaves it as it is.
@@ -25,6 +29,8 @@ pub fn set_boot_cpu(slot: &mut [u8], cpu: u32) -> Result<(), TreeError> {
     if let Some(place) = slot.get_mut(BOOT_CPU_OFFSET..BOOT_CPU_OFFSET + 4) {
         place.copy_from_slice(&cpu.to_be_bytes());
     }
+    // A tree that our reader does not take, or without that CPU, is the kernel's business as it is.
+    let _ = devtree::put_cpu_first(slot, cpu);
     Ok(())
 }
 

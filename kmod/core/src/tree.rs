@@ -5,15 +5,12 @@
 //! touches before the next one after that.
 
 use abi::Reason;
-use devtree::{Node, Outline, Tree, WriteError, Writer, is_cpu, replace_cpus};
+use devtree::{Node, Outline, Tree, WriteError, Writer, has_thread, is_cpu, replace_cpus};
 use elfcorehdr::PhysRange;
 
 use crate::Live;
 use crate::arming::Refused;
 use crate::nodes::{Nodes, Part};
-
-/// The property of a CPU's node that lists the hardware numbers of its threads, 4 bytes each, big-endian.
-const THREADS: &[u8] = b"ibm,ppc-interrupt-server#s";
 
 /// The two places for trees in reserved memory, with a copy of each of what was last written there.
 #[derive(Debug)]
@@ -144,11 +141,7 @@ fn cpus<'a>(tree: &Tree<'a>) -> impl Iterator<Item = Node<'a>> {
     tree.root().child(b"cpus").into_iter().flat_map(|cpus| cpus.children()).filter(is_cpu)
 }
 
-/// Whether a CPU of the tree has a thread of this hardware number; one without the list has only its own (`reg`).
+/// Whether a CPU of the tree has a thread of this hardware number.
 fn lists(tree: &Tree<'_>, hardware: u32) -> bool {
-    let wanted = hardware.to_be_bytes();
-    cpus(tree).any(|cpu| {
-        let threads = cpu.property(THREADS).or_else(|| cpu.property(b"reg"));
-        threads.is_some_and(|threads| threads.as_chunks::<4>().0.contains(&wanted))
-    })
+    cpus(tree).any(|cpu| has_thread(&cpu, hardware))
 }
