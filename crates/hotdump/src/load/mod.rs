@@ -26,7 +26,8 @@ pub(crate) use job::{Contents, Files, Job, LoadError, Plan, SyscallChoice, unloa
 /// Options of `hotdump load`.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
-    /// The crash kernel [default: /boot/vmlinuz-RELEASE of the running kernel, or vmlinux-RELEASE]
+    /// The crash kernel, for kexec_load also packed by gzip, xz or zstd [default: /boot/vmlinuz-RELEASE of the running
+    /// kernel, or vmlinux-RELEASE]
     #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
     /// Its initramfs [default: /var/lib/hotdump/initrd-RELEASE.img, written by `hotdump initramfs`]
