@@ -12,8 +12,8 @@ const HEADER_SIZE: usize = 40;
 /// Makes `cpu`, a hardware id, the boot CPU of the flattened device tree at the start of `slot`, and the first of its CPUs.
 ///
 /// A kernel counts CPUs in the tree's order. One that is told to use a single CPU (maxcpus=1) has a disk with several queues send its
-/// answers to the first CPUs of all: before 6.6 they are lost where the CPU that boots is none of these (block/blk-mq.c:
-/// a capture kernel takes one queue, and the driver sets up more).
+/// answers to the first CPUs of all, and waits for them for ever where the CPU that boots is none of these: seen on 6.1 with
+/// virtio_blk (a capture kernel's block layer takes one queue, the driver sets up more).
 ///
 /// # Errors
 /// Says why there is no tree that lies wholly in `slot`, and leaves it as it is.
