@@ -87,7 +87,33 @@ pub(crate) fn run(args: Vec<OsString>) -> u8 {
     }
 }
 
+/// What a collector writes that is called with `options` and file names: which pages, in which format.
+///
+/// # Errors
+/// What is wrong with the options, or that they are for something else than writing a dump.
+pub(crate) fn written_with(options: &str) -> anyhow::Result<(DumpLevel, Format)> {
+    let request = parse_options(options.split_whitespace().map(str::to_owned).collect())?;
+    if !matches!(request.work, Work::Write | Work::Flatten) || !request.files.is_empty() {
+        bail!("these are not a core collector's options");
+    }
+    Ok((request.level, request.format))
+}
+
 fn parse(args: Vec<String>) -> anyhow::Result<Request> {
+    let request = parse_options(args)?;
+    let files = match request.work {
+        Work::Write | Work::Dmesg => 2,
+        Work::Flatten | Work::Rearrange => 1,
+        Work::Help | Work::Version => return Ok(request),
+    };
+    if request.files.len() != files {
+        bail!("{files} file names are needed, and {} given", request.files.len());
+    }
+    Ok(request)
+}
+
+/// The command line, whose file names may be too many or too few.
+fn parse_options(args: Vec<String>) -> anyhow::Result<Request> {
     let mut request = Request {
         work: Work::Write,
         level: DumpLevel::ALL_PAGES,
@@ -147,14 +173,6 @@ fn parse(args: Vec<String>) -> anyhow::Result<Request> {
         (true, None) => Format::Elf,
         (false, codec) => Format::Kdump(codec.unwrap_or(Codec::None)),
     };
-    let files = match request.work {
-        Work::Write | Work::Dmesg => 2,
-        Work::Flatten | Work::Rearrange => 1,
-        Work::Help | Work::Version => return Ok(request),
-    };
-    if request.files.len() != files {
-        bail!("{files} file names are needed, and {} given", request.files.len());
-    }
     Ok(request)
 }
 

@@ -2,7 +2,7 @@
 
 use toml::Value;
 
-use super::{Meaning, action, makedumpfile};
+use super::{Meaning, action, collector};
 
 /// What a line means.
 pub(super) fn meaning(line: &str) -> Meaning {
@@ -20,7 +20,7 @@ pub(super) fn meaning(line: &str) -> Meaning {
         ]),
         "nfs" => Meaning::text("target", format!("nfs:{value}")),
         "core_collector" => match value.strip_prefix("makedumpfile") {
-            Some(options) => makedumpfile::meaning(options),
+            Some(options) => collector(options),
             None => Meaning::not("only makedumpfile's options have a meaning here; see the key \"command\""),
         },
         "extra_modules" => {

@@ -2,7 +2,7 @@
 
 use toml::Value;
 
-use super::{Meaning, action, makedumpfile};
+use super::{Meaning, action, collector};
 
 /// Where kdump-tools keeps links to the kernel and the initramfs that belong to the running kernel.
 const LINKS: &str = "/var/lib/kdump/";
@@ -63,7 +63,7 @@ fn of_variable(name: &str, value: &str) -> Meaning {
         "KDUMP_COREDIR" => Meaning::text("path", value),
         "KDUMP_FAIL_CMD" => fail_command(value),
         "KDUMP_DUMP_DMESG" if value == "1" => Meaning::anyway("the kernel log is saved in any case"),
-        "MAKEDUMP_ARGS" => makedumpfile::meaning(value),
+        "MAKEDUMP_ARGS" => collector(value),
         "KDUMP_KEXEC_ARGS" => kexec_arguments(value),
         "KDUMP_CMDLINE" => Meaning::text("command-line", value),
         "KDUMP_CMDLINE_APPEND" => append(value),

@@ -2,7 +2,6 @@
 
 mod kdump_conf;
 mod kdump_tools;
-mod makedumpfile;
 
 use std::fmt;
 use std::io::Write as _;
@@ -11,12 +10,13 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use serde::Serialize;
 use toml::Value;
+use vmcore::dump::Format;
 
 use super::document;
 use super::file::{Setting, checked};
 use super::keys;
-use crate::cli;
 use crate::text::{counted, print, print_json, tell};
+use crate::{cli, makedumpfile};
 
 /// Options of `hotdump config import`.
 #[derive(Debug, Clone, clap::Args)]
@@ -225,6 +225,23 @@ fn write_new(path: &std::path::Path, text: &str) -> anyhow::Result<()> {
     file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).with_context(told)
 }
 
+/// What makedumpfile would write with these options.
+fn collector(options: &str) -> Meaning {
+    let (level, format) = match makedumpfile::written_with(options) {
+        Ok(written) => written,
+        Err(why) => return Meaning::not(format!("makedumpfile: {why:#}")),
+    };
+    let mut keys = vec![("dump-level", Value::Integer(level.number().into()))];
+    let text = |text: &str| Value::String(text.to_owned());
+    match format {
+        Format::Elf => keys.push(("format", text("elf"))),
+        Format::Kdump(codec) => {
+            keys.extend([("format", text("kdump")), ("compression", Value::String(codec.to_string()))]);
+        }
+    }
+    Meaning::Keys(keys)
+}
+
 /// The action of that name, as a value of `key`.
 fn action(key: &'static str, name: &str) -> Meaning {
     match name.parse::<crate::capture::Action>() {
@@ -275,8 +292,10 @@ mod tests {
                 ),
                 ("core_collector makedumpfile -E -d 1", Taken, "dump-level = 1, format = \"elf\""),
                 ("core_collector makedumpfile --split -d 31", Not, "--split"),
-                ("core_collector makedumpfile -d 99", Not, "99 is no dump level"),
-                ("core_collector makedumpfile -d", Not, "-d"),
+                ("core_collector makedumpfile -d 99", Not, "Dump_level(99) is invalid"),
+                ("core_collector makedumpfile -d", Not, "requires an argument"),
+                ("core_collector makedumpfile -F -c -d 31", Taken, "compression = \"zlib\""),
+                ("core_collector makedumpfile --dump-dmesg", Not, "not a core collector's"),
                 ("core_collector scp", Not, "makedumpfile"),
                 ("failure_action poweroff", Taken, "failure-action = \"poweroff\""),
                 ("default shell", Taken, "failure-action = \"shell\""),
