@@ -4,6 +4,7 @@ use std::cell::RefCell;
 
 use elfcorehdr::PhysAddr;
 
+use crate::arch::ppc64::Radix;
 use crate::arch::x86_64::PageTables;
 use crate::arch::{Mapping, ppc64};
 use crate::elf::{Core, CoreError};
@@ -23,7 +24,8 @@ pub struct AddressSpace<'a, S> {
 /// How a machine's kernel maps its memory.
 enum Translation {
     PageTables(PageTables),
-    LinearMap,
+    /// What is not in it is looked for in page tables, where they are radix ones.
+    LinearMap(Option<Radix>),
 }
 
 impl<'a, S: ReadAt> AddressSpace<'a, S> {
@@ -34,7 +36,7 @@ impl<'a, S: ReadAt> AddressSpace<'a, S> {
     pub fn new(core: &'a Core<S>, info: &VmcoreInfo) -> Result<Self, CoreError> {
         let translation = match core.mapping() {
             Mapping::PageTables => Translation::PageTables(PageTables::new(info)?),
-            Mapping::Linear => Translation::LinearMap,
+            Mapping::Linear => Translation::LinearMap(Radix::new(info)),
         };
         Ok(Self { memory: CachedMemory::new(core), translation })
     }
@@ -46,7 +48,18 @@ impl<'a, S: ReadAt> AddressSpace<'a, S> {
     pub fn translate(&self, address: VirtAddr) -> Result<(PhysAddr, u64), CoreError> {
         match &self.translation {
             Translation::PageTables(tables) => tables.translate(&self.memory, address),
-            Translation::LinearMap => ppc64::translate(address),
+            Translation::LinearMap(radix) => match (ppc64::linear(address), radix) {
+                (Err(CoreError::NotLinear { .. }), Some(radix)) => radix.translate(&self.memory, address),
+                (linear, _) => linear,
+            },
+        }
+    }
+
+    /// The tables that the kernel's top page table points to for its own half of the addresses, where page tables are what is walked first.
+    pub(crate) fn upper_tables(&self) -> Vec<PhysAddr> {
+        match &self.translation {
+            Translation::PageTables(tables) => tables.upper_tables(&self.memory),
+            Translation::LinearMap(_) => Vec::new(),
         }
     }
 }

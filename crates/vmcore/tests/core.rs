@@ -120,6 +120,59 @@ fn a_ppc64_kernel_is_read_through_its_linear_map() {
     assert!(matches!(error, CoreError::NotInCore { address: PhysAddr(0x20_1000), .. }), "{error}");
 }
 
+/// Radix tables of four levels at 2 MiB, a page each, with entries for one address; a page of data at 3 MiB.
+fn radix(page_size: &str, indexes: [u64; 4], entries: [u64; 4]) -> (ElfCore, VmcoreInfo) {
+    let mut tables = vec![0; 4 * 0x1_0000];
+    for (level, (index, entry)) in indexes.into_iter().zip(entries).enumerate() {
+        let at = level * 0x1_0000 + index as usize * 8;
+        tables[at..at + 8].copy_from_slice(&entry.to_be_bytes());
+    }
+    let mut elf = ElfCore::new().load(0x20_0000, tables).load(0x30_0000, vec![7; 0x1_0000]);
+    elf.machine = 21;
+    let info =
+        format!("NUMBER(RADIX_MMU)=1\nPAGESIZE={page_size}\nSYMBOL(swapper_pg_dir)=c000000000200000\n");
+    (elf, VmcoreInfo::parse(info.as_bytes()))
+}
+
+#[test]
+fn a_ppc64_kernel_with_radix_tables_is_read_through_them() {
+    let table = |level: u64| 1 << 63 | (0x20_0000 + level * 0x1_0000) | 9;
+    let address = VirtAddr(0xc00c_0000_4020_3010);
+    // Indexes of 13, 9, 9 and 9 bits; of 5 in the last level with pages of 64 KiB.
+    for (size, last) in [("4096", 3), ("65536", 0)] {
+        let leaf = 3 << 62 | 0x30_0000 | 0x86;
+        let indexes = if last == 3 { [6144, 1, 1, 3] } else { [6144, 1, 1, 0] };
+        let (elf, info) = radix(size, indexes, [table(1), table(2), table(3), leaf]);
+        let core = Core::open(elf.bytes()).unwrap();
+        let space = AddressSpace::new(&core, &info).unwrap();
+        let page = size.parse::<u64>().unwrap();
+        let within = address.0 % page;
+        assert_eq!(space.translate(address).unwrap(), (PhysAddr(0x30_0000 + within), page - within));
+        assert_eq!(space.read_u64(address).unwrap(), 0x0707_0707_0707_0707);
+        // The linear map needs no tables.
+        assert_eq!(space.translate(VirtAddr(0xc000_0000_0030_0000)).unwrap().0, PhysAddr(0x30_0000));
+    }
+    // A page of 2 MiB, an entry that is not valid, a table where none can be, and tables that are in no core.
+    let (elf, info) = radix("4096", [6144, 1, 1, 0], [table(1), table(2), 3 << 62 | 0x20_0000, 0]);
+    let core = Core::open(elf.bytes()).unwrap();
+    let space = AddressSpace::new(&core, &info).unwrap();
+    assert_eq!(space.translate(address).unwrap(), (PhysAddr(0x20_3010), 0x20_0000 - 0x3010));
+    for (entries, level) in
+        [([0, 0, 0, 0], 4), ([table(1), table(2), 1, 0], 2), ([table(1), table(2), table(3), table(0)], 1)]
+    {
+        let (elf, info) = radix("4096", [6144, 1, 1, 3], entries);
+        let core = Core::open(elf.bytes()).unwrap();
+        let error = AddressSpace::new(&core, &info).unwrap().translate(address).unwrap_err();
+        assert!(matches!(error, CoreError::NotMapped { level: at, .. } if at == level), "{error}");
+    }
+    let (elf, info) = radix("4096", [6144, 1, 1, 3], [1 << 63 | 0x70_0000_0000, 0, 0, 0]);
+    let core = Core::open(elf.bytes()).unwrap();
+    assert!(matches!(
+        AddressSpace::new(&core, &info).unwrap().translate(address),
+        Err(CoreError::NotInCore { .. })
+    ));
+}
+
 const KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
 const PHYS_BASE: u64 = 0x100_0000;
 const TABLES: u64 = 0x200_0000;

@@ -48,6 +48,14 @@ impl PageTables {
         })
     }
 
+    /// Where the tables are that the top one points to, for the upper half of the addresses.
+    pub(crate) fn upper_tables<S: ReadAt>(&self, memory: &CachedMemory<'_, S>) -> Vec<PhysAddr> {
+        let top = self.top.0 & self.address_bits;
+        let entries = (256..512).map_while(|index| memory.read_u64(PhysAddr(top + index * 8)).ok());
+        let present = entries.filter(|entry| entry & PRESENT != 0);
+        present.map(|entry| PhysAddr(entry & self.address_bits)).collect()
+    }
+
     /// The physical address behind `address`, and how many bytes from there are mapped in one piece.
     pub(crate) fn translate<S: ReadAt>(
         &self,

@@ -18,7 +18,8 @@ use walk::{Sections, Walk};
 
 use crate::bitmap::{Bitmap, Frame};
 use crate::elf::{Core, CoreError};
-use crate::source::{ReadAt, VirtAddr};
+use crate::kallsyms::Symbols;
+use crate::source::{ReadAt, VirtAddr, VirtualMemory};
 use crate::space::AddressSpace;
 use crate::vmcoreinfo::VmcoreInfo;
 
@@ -192,22 +193,38 @@ impl Selection {
         info: &VmcoreInfo,
         memory: &AddressSpace<'_, S>,
     ) -> Result<(), String> {
-        let symbols = ["init_uts_ns", "swapper_pg_dir", "init_top_pgt", "mem_section", "prb", "node_data"];
-        let data = symbols.iter().filter_map(|name| Some((*name, info.symbol(name).ok()?)));
+        let told = ["init_uts_ns", "swapper_pg_dir", "init_top_pgt", "mem_section", "prb", "node_data"];
+        let mut needed: Vec<(&str, VirtAddr)> =
+            told.into_iter().filter_map(|name| Some((name, info.symbol(name).ok()?))).collect();
+        needed.extend(needed_symbols(info, memory));
+        // A CPU may have been in a user's program.
         let cpus = core.cpus().unwrap_or_default();
-        let stacks = cpus.iter().map(|cpu| ("a CPU's stack", cpu.sp));
-        for (name, address) in data.chain(stacks) {
-            // A CPU may have been in a user's program.
-            let Ok((phys, _)) = memory.translate(address) else { continue };
+        needed.extend(cpus.iter().filter(|cpu| !is_user(cpu.sp)).map(|cpu| ("a CPU's stack", cpu.sp)));
+        let placed = needed.into_iter().filter_map(|(name, at)| Some((name, memory.translate(at).ok()?.0)));
+        let tables = memory.upper_tables().into_iter().map(|table| ("a page table of the kernel's", table));
+        for (name, phys) in placed.chain(tables) {
             let frame = Frame::holding(phys, self.page_size);
-            if self.exists.contains(frame) && !self.kept.contains(frame) && !is_user(address) {
+            if self.exists.contains(frame) && !self.kept.contains(frame) {
                 return Err(format!(
-                    "{name}, at {address}, would not be in the dump: this kernel's pages are not understood"
+                    "{name}, at physical address {phys}, would not be in the dump: this kernel's pages are not understood"
                 ));
             }
         }
         Ok(())
     }
+}
+
+/// What only the kernel's own symbols lead to, where it has them in the dump: the first task, and an object in a slab.
+fn needed_symbols<S: ReadAt>(
+    info: &VmcoreInfo,
+    memory: &AddressSpace<'_, S>,
+) -> Vec<(&'static str, VirtAddr)> {
+    let Ok(symbols) = Symbols::open(memory, info) else { return Vec::new() };
+    let [task, caches] = symbols.find(["init_task", "slab_caches"]);
+    // The list's first element lies in a struct kmem_cache, which is allocated from a slab.
+    let cache = caches.and_then(|list| memory.read_u64(list).ok()).map(VirtAddr);
+    let all = [("init_task", task), ("slab_caches", caches), ("a kmem_cache, in a slab", cache)];
+    all.into_iter().filter_map(|(name, address)| Some((name, address?))).collect()
 }
 
 /// The lower half of the addresses is the user's, on both machines.
