@@ -4,7 +4,7 @@ ARCH ?= x86_64
 DESTDIR ?=
 PREFIX ?= /usr
 
-.PHONY: help build module dkms demo test lab bench setup fmt install clean
+.PHONY: help build module dkms deb demo test lab bench setup fmt install clean
 
 help:
 	@echo 'make demo            load, hot-add memory and a CPU, panic, capture, check: on a real kernel in QEMU'
@@ -14,6 +14,7 @@ help:
 	@echo '                     HOTDUMP_MEMORY=0 or HOTDUMP_CPUS=0 leaves that out of it'
 	@echo 'make dkms            its sources for DKMS, which needs no Rust, in target/dist/$(ARCH)/hotdump-dkms-VERSION'
 	@echo 'make install         install it under $$DESTDIR$$PREFIX (with units, udev rules, man pages, completions, configuration)'
+	@echo 'make deb             Debian packages: hotdump and hotdump-dkms, in target/dist/$(ARCH)'
 	@echo 'make lab SCENARIO=x  one lab round; without SCENARIO, their list'
 	@echo 'make bench           guest instructions: hotdump load beside kexec-tools; events by native handler, module, reload'
 
@@ -36,6 +37,9 @@ module: cc
 dkms: cc
 	cargo xtask dkms
 
+deb: cc
+	cargo xtask deb
+
 demo: cc
 	cargo xtask demo --arch $(ARCH)
 
@@ -49,7 +53,11 @@ bench: cc
 	cargo xtask bench load
 	cargo xtask bench events
 
-install: build
+install: build install-files
+
+# What install and the package put where, of what is built.
+.PHONY: install-files
+install-files:
 	install -Dm755 target/dist/$(ARCH)/hotdump $(DESTDIR)$(PREFIX)/sbin/hotdump
 	for unit in dist/*.service; do install -Dm644 $$unit $(DESTDIR)$(PREFIX)/lib/systemd/system/$${unit##*/}; done
 	install -Dm644 dist/98-hotdump.rules $(DESTDIR)$(PREFIX)/lib/udev/rules.d/98-hotdump.rules

@@ -97,7 +97,7 @@ impl KernelLine {
     }
 
     /// The suite of Debian that it comes from.
-    fn suite(self) -> &'static str {
+    pub(crate) fn suite(self) -> &'static str {
         self.facts().2
     }
 
@@ -343,7 +343,7 @@ impl Cache {
     }
 
     /// Held while something is fetched: other source trees share the cache.
-    fn lock(&self) -> Result<File> {
+    pub(crate) fn lock(&self) -> Result<File> {
         let lock = File::create(self.dir.join("lock"))?;
         rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)?;
         Ok(lock)
@@ -357,7 +357,8 @@ impl Kernel {
         headers.exists() && (self.line != KernelLine::Debug || debug_kernel::is_as_configured(&self.root))
     }
 
-    fn in_dir(line: KernelLine, root: &Path) -> Result<Kernel> {
+    /// The kernel whose image is in the root's `boot`.
+    pub(crate) fn in_dir(line: KernelLine, root: &Path) -> Result<Kernel> {
         for entry in fs::read_dir(root.join("boot"))? {
             let name = entry?.file_name();
             let image = format!("{}-", line.arch().image());
@@ -385,7 +386,7 @@ fn install(target: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> 
     put_in_place(&new, target)
 }
 
-fn put_in_place(new: &Path, target: &Path) -> Result<()> {
+pub(crate) fn put_in_place(new: &Path, target: &Path) -> Result<()> {
     if target.exists() {
         fs::remove_dir_all(target)?;
     }

@@ -199,11 +199,28 @@ const LEFT_OUT: [&str; 5] = ["doc", "info", "locale", "man", "bash-completion"];
 /// # Errors
 /// If the suite has no such package, or this machine's user may not become root.
 pub fn make_root(suite: &str, packages: &[&str], target: &Path) -> Result<()> {
+    let mut command = mmdebstrap("extract", &[&BASE, packages].concat());
+    as_root(command.arg("--skip=chroot/mount").arg(suite).arg(target).arg(mirror()?))?;
+    // dpkg would choose it when it sets the package up.
+    let awk = ["ln", "-s", "mawk"].map(OsStr::new);
+    as_root(Command::new(awk[0]).args(&awk[1..]).arg(target.join("usr/bin/awk")))?;
+    as_root(Command::new("chown").arg("-R").arg(output(Command::new("id").arg("-u"))?.trim()).arg(target))
+}
+
+/// Fills the empty directory `target` with a Debian that boots: what is essential, `packages` and all that they depend on,
+/// set up.
+///
+/// # Errors
+/// As [`make_root`].
+pub fn make_system(suite: &str, packages: &[&str], target: &Path) -> Result<()> {
+    as_root(mmdebstrap("minbase", packages).arg(suite).arg(target).arg(mirror()?))
+}
+
+/// A command that fills a directory with packages. Its arguments suite, directory and mirror are still to come.
+fn mmdebstrap(variant: &str, packages: &[&str]) -> Command {
     let mut command = Command::new("mmdebstrap");
-    command.args(["--quiet", "--mode=root", "--variant=extract", "--format=directory"]);
-    command
-        .args(["--skip=chroot/mount", &format!("--architectures={}", Arch::native().debian())])
-        .arg(format!("--keyring={KEYRING}"));
+    command.args(["--quiet", "--mode=root", "--format=directory"]).arg(format!("--variant={variant}"));
+    command.arg(format!("--architectures={}", Arch::native().debian())).arg(format!("--keyring={KEYRING}"));
     for option in [
         "APT::Install-Recommends \"false\"",
         "APT::Sandbox::User \"root\"",
@@ -213,12 +230,8 @@ pub fn make_root(suite: &str, packages: &[&str], target: &Path) -> Result<()> {
         command.arg(format!("--aptopt={option}"));
     }
     command.args(LEFT_OUT.map(|name| format!("--dpkgopt=path-exclude=/usr/share/{name}/*")));
-    command.arg(format!("--include={}", [&BASE, packages].concat().join(",")));
-    as_root(command.arg(suite).arg(target).arg(mirror()?))?;
-    // dpkg would choose it when it sets the package up.
-    let awk = ["ln", "-s", "mawk"].map(OsStr::new);
-    as_root(Command::new(awk[0]).args(&awk[1..]).arg(target.join("usr/bin/awk")))?;
-    as_root(Command::new("chown").arg("-R").arg(output(Command::new("id").arg("-u"))?.trim()).arg(target))
+    command.arg(format!("--include={}", packages.join(",")));
+    command
 }
 
 /// A command in a root, with an environment of its own and /proc, in the root's directory `dir`.

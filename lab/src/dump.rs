@@ -60,6 +60,9 @@ impl Dump {
     }
 }
 
+/// By what a directory is told to be a dump's.
+const DUMP_FILES: [&str; 3] = ["vmcore", "vmcore.incomplete", "vmcore-dmesg.txt"];
+
 fn find_dumps(fs: &Ext4, dir: &str, homes: &mut Vec<String>) -> Result<()> {
     let mut holds_dump = false;
     for entry in fs.read_dir(if dir.is_empty() { "/" } else { dir })? {
@@ -69,7 +72,7 @@ fn find_dumps(fs: &Ext4, dir: &str, homes: &mut Vec<String>) -> Result<()> {
             FileType::Directory if name != "." && name != ".." && name != "lost+found" => {
                 find_dumps(fs, &format!("{dir}/{name}"), homes)?;
             }
-            FileType::Regular if name.starts_with("vmcore") => holds_dump = true,
+            FileType::Regular if DUMP_FILES.contains(&name.as_str()) => holds_dump = true,
             _ => {}
         }
     }

@@ -82,12 +82,17 @@ pub struct Crashed {
     pub took: Duration,
     /// Says what goes on.
     pub tell: Teller,
+    machine: Machine,
     pub(crate) dump: OnceCell<Dump>,
 }
 
 impl Guest {
     /// Boots `machine` and waits until the agent answers.
     pub fn boot(machine: Machine, tell: Teller) -> Result<Guest> {
+        Guest::boot_from(machine, From::Boot, tell)
+    }
+
+    fn boot_from(machine: Machine, from: From, tell: Teller) -> Result<Guest> {
         let start = Instant::now();
         let nothing = State {
             release: String::new(),
@@ -98,7 +103,7 @@ impl Guest {
             memory_total: 0,
             memory_available: 0,
         };
-        let mut guest = Guest::start(machine, From::Boot, nothing, tell)?;
+        let mut guest = Guest::start(machine, from, nothing, tell)?;
         let release = guest.greeting(patience(150)).context("waiting for the guest to boot")?;
         ensure!(
             release == guest.kernel.release,
@@ -123,7 +128,9 @@ impl Guest {
         let start = Instant::now();
         let paths = machine.paths.clone();
         crate::debian::recreate(&paths.sockets)?;
-        machine.hardware.make_disks(&paths)?;
+        if from != From::Again {
+            machine.hardware.make_disks(&paths)?;
+        }
         let mut qemu = KillOnError(Some(machine.start(from)?));
         let agent = loop {
             match UnixStream::connect(paths.agent_socket()) {
@@ -294,6 +301,15 @@ impl Guest {
         self.crash_by(&format!("crash on CPU {cpu}"), Some(cpu), |guest| guest.done(&Request::Crash { cpu }))
     }
 
+    /// Restarts the guest by its own `reboot`, and waits until it is up again.
+    pub fn reboot(mut self) -> Result<Guest> {
+        // The answer may or may not come before the end.
+        let _ = self.run(["systemctl", "--no-block", "reboot"]);
+        let took = self.wait_for_end(patience(120))?;
+        self.say(format!("shut down in {:.1} s", took.as_secs_f64()));
+        Guest::boot_from(self.machine.clone(), From::Again, self.tell.clone())
+    }
+
     /// Runs a line of shell over which the guest is to panic: something in it waits for that. Where the line comes to
     /// its end, the guest panics all the same, for another reason.
     pub fn crash_by_running(self, line: &str) -> Result<Crashed> {
@@ -333,6 +349,7 @@ impl Guest {
             manifest,
             took,
             tell: self.tell.clone(),
+            machine: self.machine.clone(),
             dump: OnceCell::new(),
         })
     }
@@ -452,6 +469,13 @@ impl Drop for Guest {
         // It may have ended by itself.
         let _ = self.qemu.kill();
         let _ = self.qemu.wait();
+    }
+}
+
+impl Crashed {
+    /// Boots the machine again, with its disks as the capture left them.
+    pub fn boot_again(&self) -> Result<Guest> {
+        Guest::boot_from(self.machine.clone(), From::Again, self.tell.clone())
     }
 }
 

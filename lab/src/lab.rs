@@ -5,13 +5,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::arch::Arch;
 use crate::cache::{Cache, Kernel, KernelLine};
 use crate::check::{Core, Findings};
 use crate::dump::Dump;
-use crate::files::{Extra, Sources};
+use crate::files::{DUMP_LABEL, Extra, Sources};
 use crate::guest::{Crashed, Guest};
 use crate::machine::{Clock, Firmware, Hardware, Machine, Paths};
 use crate::say::Teller;
+use crate::userland;
 
 /// Where the capture initramfs made of busybox is in a guest.
 pub const BUSYBOX_CAPTURE: &str = "/boot/capture-busybox.cpio";
@@ -59,6 +61,7 @@ impl Lab {
             cmdline: Vec::new(),
             busybox_capture: false,
             extra: Vec::new(),
+            debs: Vec::new(),
         };
         Ok(plan)
     }
@@ -89,6 +92,15 @@ impl Lab {
         Ok(module)
     }
 
+    /// Our Debian package of this name.
+    pub fn deb(&self, name: &str) -> Result<PathBuf> {
+        let dist = self.sources.dist.join(Arch::native().name());
+        let version = env!("CARGO_PKG_VERSION");
+        let deb = dist.join(format!("{name}_{version}_{}.deb", Arch::native().debian()));
+        ensure!(deb.exists(), "there is no {}: `cargo xtask lab` and `test` make it", deb.display());
+        Ok(deb)
+    }
+
     /// The directory of a scenario's guest.
     pub fn paths(&self, name: &str) -> Paths {
         let sockets = std::env::temp_dir().join(format!("hotdump-lab-{}-{name}", std::process::id()));
@@ -107,6 +119,7 @@ pub struct Plan<'a> {
     cmdline: Vec<String>,
     busybox_capture: bool,
     extra: Vec<Extra>,
+    debs: Vec<PathBuf>,
 }
 
 impl Plan<'_> {
@@ -183,6 +196,19 @@ impl Plan<'_> {
         self
     }
 
+    /// Has a whole Debian on the dump disk, which boots; `debs` are packages of ours that lie in it, see
+    /// [`DEBS`](crate::userland::DEBS).
+    ///
+    /// # Errors
+    /// If the lab has no such Debian and cannot make one.
+    pub fn debian(mut self, debs: &[PathBuf]) -> Result<Self> {
+        let tell = Teller::new(&self.name);
+        self.kernel = self.lab.sources.cache.userland(self.kernel.line, &|line| tell.say(line))?;
+        self.hardware.disk_root = Some(self.lab.paths(&self.name).disk_root());
+        self.debs = debs.to_vec();
+        Ok(self.cmdline(&format!("root=LABEL={DUMP_LABEL} rw")))
+    }
+
     /// Builds the initramfs and the disks, and boots.
     pub fn boot(mut self) -> Result<Guest> {
         let tell = Teller::new(&self.name);
@@ -195,6 +221,10 @@ impl Plan<'_> {
             self = self.file(BUSYBOX_CAPTURE, 0o644, &capture);
         }
         self.lab.sources.first_initramfs(&self.kernel, &self.extra, &paths.initramfs())?;
+        if let Some(root) = &self.hardware.disk_root {
+            let agent = self.lab.sources.dist.join(self.kernel.line.arch().name()).join("lab-agent");
+            userland::stage(&self.kernel, &agent, &self.debs, root)?;
+        }
         let mut words = vec![
             format!("console={}", self.kernel.line.arch().console()),
             "panic=-1".into(),

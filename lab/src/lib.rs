@@ -46,3 +46,4 @@ pub mod qmp;
 pub mod runner;
 pub mod say;
 pub mod scenarios;
+pub mod userland;

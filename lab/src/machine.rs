@@ -58,6 +58,8 @@ pub enum From {
     Boot,
     /// Where a guest of the same hardware was frozen, see [`Paths::frozen`].
     Frozen,
+    /// With the firmware, and the disks as the guest before left them.
+    Again,
 }
 
 /// What a guest's machine is made of.
@@ -77,6 +79,8 @@ pub struct Hardware {
     pub memory_in_file: bool,
     /// Size of the dump disk in bytes.
     pub dump_disk: u64,
+    /// The directory that the dump disk begins as; none: it is empty.
+    pub disk_root: Option<PathBuf>,
     /// Memory modules that are there at boot besides the memory, by their sizes in bytes. The kernel takes them for
     /// hot-added ones.
     pub dimms: Vec<u64>,
@@ -93,6 +97,7 @@ impl Hardware {
             clock: Clock::Real,
             memory_in_file: false,
             dump_disk: 16 * GIB,
+            disk_root: None,
             dimms: Vec::new(),
         }
     }
@@ -138,6 +143,11 @@ impl Paths {
         self.dir.join("manifest.img")
     }
 
+    /// What the dump disk begins as, where it is more than empty.
+    pub fn disk_root(&self) -> PathBuf {
+        self.dir.join("root")
+    }
+
     /// The guest's memory where [`Hardware::memory_in_file`] is set: up to 2 GiB, a physical address is an offset.
     pub fn memory(&self) -> PathBuf {
         self.dir.join("memory.img")
@@ -175,7 +185,9 @@ impl Paths {
             // It may never have been made.
             let _ = fs::remove_file(path);
         }
-        let _ = fs::remove_dir_all(&self.sockets);
+        for dir in [self.disk_root(), self.sockets.clone()] {
+            let _ = fs::remove_dir_all(dir);
+        }
     }
 }
 
@@ -195,6 +207,9 @@ impl Hardware {
             "-E",
             "lazy_itable_init=1,lazy_journal_init=1",
         ]);
+        if let Some(root) = &self.disk_root {
+            mkfs.arg("-d").arg(root);
+        }
         debian::run(mkfs.arg(&dump).env("PATH", crate::cache::sbin_path()))?;
         File::create(paths.manifest_disk())?.set_len(MANIFEST_BYTES)?;
         Ok(())

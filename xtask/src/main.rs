@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod deb;
 mod demo;
 mod module;
 mod programs;
@@ -30,6 +31,7 @@ usage: cargo xtask COMMAND
   build                the static program: target/dist/ARCH/hotdump
   module KDIR          the kernel module: target/dist/ARCH/RELEASE/hotdump.ko; KDIR: kernel headers or build folder
   dkms                 what DKMS builds the module from, without Rust: target/dist/ARCH/hotdump-dkms-VERSION
+  deb [VERSION]        Debian packages of program and module: target/dist/ARCH/*.deb
   demo                 one round, told to a person
   lab [SCENARIO...]    run these scenarios; without names, list them; `all` runs all but the long ones
   lab --kernel LINE SCENARIO...
@@ -89,6 +91,14 @@ fn run(words: &[&str]) -> Result<()> {
         ["dkms"] => {
             setup::library_source()?;
             println!("{}", module::dkms(Arch::native())?.display());
+            Ok(())
+        }
+        ["deb", version @ ..] if version.len() <= 1 => {
+            setup::library_source()?;
+            programs::build(Arch::native())?;
+            for package in deb::build(version.first().copied())? {
+                println!("{}", package.display());
+            }
             Ok(())
         }
         ["lab", words @ ..] => run_lab(words),
@@ -172,6 +182,9 @@ fn ready_for(archs: &[Arch], line: Option<KernelLine>) -> Result<Lab> {
         let extra = line.filter(|line| line.arch() == arch && !KernelLine::usual(arch).contains(line));
         let lines: Vec<KernelLine> = KernelLine::usual(arch).iter().copied().chain(extra).collect();
         module::build_for_lab(&Cache::open()?, &lines)?;
+        if arch == Arch::native() {
+            deb::build(None)?;
+        }
     }
     Lab::of_tree(&root())
 }

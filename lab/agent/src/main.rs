@@ -22,6 +22,9 @@ mod device;
 mod memory;
 mod misuse;
 
+/// Where the disk is mounted that becomes the root.
+const ROOT: &str = "/new-root";
+
 fn main() {
     if let Err(error) = serve() {
         // The first program must not end: the host sees this line on the console and gives up.
@@ -33,7 +36,13 @@ fn main() {
 }
 
 fn serve() -> Result<()> {
-    make_mounts()?;
+    // In a whole Debian it is a service, and the mounts are there.
+    if std::process::id() == 1 {
+        make_mounts()?;
+        if read_text("/proc/cmdline")?.split_whitespace().any(|word| word.starts_with("root=")) {
+            return enter_root();
+        }
+    }
     quieten_memory();
     let mut port = open_port()?;
     let mut lines = BufReader::new(port.try_clone()?);
@@ -106,6 +115,26 @@ fn make_mounts() -> Result<()> {
         mount(kind, place, kind, MountFlags::empty(), c"").with_context(|| format!("mounting {place}"))?;
     }
     Ok(())
+}
+
+/// Makes the disk for dumps the root, and gives this process up for the first program there. Comes back only where that fails.
+fn enter_root() -> Result<()> {
+    for module in ["virtio_pci", "virtio_blk", "ext4"] {
+        let status = Command::new("/sbin/modprobe").arg(module).status().context("starting modprobe")?;
+        anyhow::ensure!(status.success(), "modprobe {module}: {status}");
+    }
+    let start = Instant::now();
+    let disk = loop {
+        match disk_with_serial("dump") {
+            Ok(disk) => break disk,
+            Err(error) if start.elapsed() > Duration::from_secs(20) => return Err(error),
+            Err(_) => thread::sleep(Duration::from_millis(50)),
+        }
+    };
+    fs::create_dir_all(ROOT)?;
+    mount(&disk, ROOT, "ext4", MountFlags::empty(), c"")
+        .with_context(|| format!("mounting {}", disk.display()))?;
+    Err(Command::new("/sbin/switch_root").args([ROOT, "/sbin/init"]).exec()).context("starting switch_root")
 }
 
 /// Turns off what would move or join filled pages behind the manifest's back. What a kernel lacks needs no turning off.

@@ -12,10 +12,10 @@ use crate::machine::MIB;
 use crate::product::{By, CAPTURE};
 
 scenarios! {
-    contrast_native: "for contrast, a panic while 6.12's own handler follows added memory: nothing is saved",
-    contrast_reload: "for contrast, a panic while kexec-tools loads over an image on 6.1: nothing is saved",
-    contrast_module: "a panic in the middle of the module's change on 6.12, put there in the same way: a good dump",
+    contrast_module: "a panic in the middle of the module's change on 6.12, put there by a test module: a good dump",
     ; long:
+    contrast_native: "for contrast, the same while 6.12's own handler follows added memory: nothing is saved",
+    contrast_reload: "for contrast, a panic while kexec-tools loads over an image on 6.1: nothing is saved",
     contrast_reload_6_12: "the same as contrast_reload on 6.12",
 }
 

@@ -13,6 +13,7 @@ mod personality;
 mod powerpc;
 mod refusals;
 mod rounds;
+mod service;
 mod sleep;
 mod stores;
 mod storm;
@@ -35,6 +36,7 @@ pub fn all() -> Vec<Scenario> {
     [
         stores::ALL,
         module::ALL,
+        service::ALL,
         powerpc::ALL,
         contrast::ALL,
         misuse::ALL,
@@ -50,7 +52,8 @@ pub fn all() -> Vec<Scenario> {
 
 /// Those that take longer, to be asked for by name.
 pub fn long() -> Vec<Scenario> {
-    [module::LONG, powerpc::LONG, stores::LONG, contrast::LONG, storm::LONG, sleep::LONG].concat()
+    [module::LONG, service::LONG, powerpc::LONG, stores::LONG, contrast::LONG, storm::LONG, sleep::LONG]
+        .concat()
 }
 
 /// The scenario of this name.

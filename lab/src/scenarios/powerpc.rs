@@ -33,7 +33,7 @@ scenarios! {
     ppc64le_module_6_12_64k: "the same as ppc64le_module_6_12 with pages of 64 KiB",
     ppc64le_personality: "PowerPC, kexec command lines mean to hotdump what they mean to kexec-tools",
     ppc64le_tree: "PowerPC, the module on 6.1: a panic after each step to a device tree with a CPU more",
-    ppc64le_stores: "PowerPC, a panic after a middle and the last store of each kind of change to memory",
+    ppc64le_stores: "PowerPC, a panic after a middle store of each kind of change to memory",
     ppc64le_stores_full: "the same after every single store; HOTDUMP_LAB_CHANGE=grow: only of that kind of change",
     ppc64le_storm: "PowerPC, the module on 6.1: 100 random events while a program loads, unloads and verifies",
 }

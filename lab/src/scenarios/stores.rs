@@ -14,7 +14,7 @@ use crate::machine::MIB;
 use crate::product::By;
 
 scenarios! {
-    module_stores: "6.1 panics after a middle and the last store of each kind of change: all dumps are good",
+    module_stores: "6.1 panics after a middle store of each kind of change: all dumps are good",
     ; long:
     module_stores_full: "the same after every single store; HOTDUMP_LAB_CHANGE=grow: only of that kind of change",
 }
@@ -62,11 +62,9 @@ const KINDS: [Kind; 10] = [
     Kind { name: "split, new slot", early: &[On(0)], fill: 64, late: &[On(1), On(2)], change: Off(1) },
 ];
 
-/// A middle one and the last of the stores 1 to `count`.
+/// A middle one of the stores 1 to `count`.
 pub(super) fn some(count: u64) -> Vec<u64> {
-    let mut stores = vec![count.div_ceil(2), count];
-    stores.dedup();
-    stores
+    vec![count.div_ceil(2)]
 }
 
 /// The stores 1 to `count`.

@@ -71,6 +71,7 @@ pub(super) fn build(args: &Args) -> anyhow::Result<(Vec<u8>, Report)> {
     let bytes = archive::compress(unpacked, compression)?;
     let report = Report {
         output: args.output.clone(),
+        written: true,
         size: bytes.len(),
         unpacked: unpacked_size,
         compression,

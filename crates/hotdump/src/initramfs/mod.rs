@@ -78,6 +78,9 @@ pub(crate) struct Args {
     /// How to compress [default: gzip where the capture kernel surely unpacks it, else none]
     #[arg(long, value_enum)]
     pub(crate) compress: Option<Compression>,
+    /// Leave a file alone that has the same content already
+    #[arg(long)]
+    pub(crate) if_changed: bool,
     /// Print what went in as JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -107,6 +110,8 @@ struct Content {
 #[derive(Debug, Serialize)]
 struct Report {
     output: PathBuf,
+    /// Whether the file was written; with `--if-changed` one of the same content stays.
+    written: bool,
     /// In bytes, as written.
     size: usize,
     /// In bytes, before compression.
@@ -136,12 +141,21 @@ struct Report {
 /// # Errors
 /// What could not be found, read or written, and what to do about it.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let (bytes, report) = build::build(args)?;
-    write_whole(&args.output, &bytes).with_context(|| format!("cannot write {}", args.output.display()))?;
+    let (bytes, mut report) = build::build(args)?;
+    // The same inputs make the same bytes.
+    report.written = !(args.if_changed && fs::read(&args.output).is_ok_and(|there| there == bytes));
+    if report.written {
+        write_whole(&args.output, &bytes)
+            .with_context(|| format!("cannot write {}", args.output.display()))?;
+    }
     if args.json {
         return text::print_json(&report);
     }
-    print(&report);
+    if report.written {
+        print(&report);
+    } else {
+        println!("{}: unchanged", report.output.display());
+    }
     Ok(())
 }
 

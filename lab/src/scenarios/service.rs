@@ -1,0 +1,98 @@
+//! hotdump as an administrator has it: installed from our packages in a whole Debian, and no command typed after that.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::scenarios;
+use crate::cache::KernelLine::{self, V6_1, V6_12};
+use crate::guest::Guest;
+use crate::lab::Lab;
+use crate::machine::{GIB, MIB};
+use crate::userland::DEBS;
+
+scenarios! {
+    service_6_1: "a whole Debian 12: packages installed, reboot, memory and a CPU added, panic, reboot: no command typed; the module by DKMS",
+    ; long:
+    service_6_12: "the same on Debian 13, kept current by the kernel's own handler: without hotdump-dkms",
+    service_reload: "the same on Debian 12 without the module: udev has the service load again",
+}
+
+fn service_6_1(lab: &Lab, name: &str) -> Result<()> {
+    service(lab, name, V6_1, "module", &["hotdump", "hotdump-dkms"])
+}
+
+fn service_6_12(lab: &Lab, name: &str) -> Result<()> {
+    service(lab, name, V6_12, "kernel", &["hotdump"])
+}
+
+fn service_reload(lab: &Lab, name: &str) -> Result<()> {
+    service(lab, name, V6_1, "reload", &["hotdump"])
+}
+
+/// Installs `packages` on a kernel of `line` and lives through a crash; `keeper` is who must keep the image current.
+fn service(lab: &Lab, name: &str, line: KernelLine, keeper: &str, packages: &[&str]) -> Result<()> {
+    let debs: Vec<PathBuf> = packages.iter().map(|package| lab.deb(package)).collect::<Result<_>>()?;
+    let mut guest = lab.guest(name, line)?.memory(GIB).debian(&debs)?.boot()?;
+    up(&mut guest)?;
+    let installed = guest.shell(&format!("dpkg --install {DEBS}/*.deb"))?;
+    installed.ok()?;
+    guest.say(format!("packages installed: {:.1} s", installed.took().as_secs_f64()));
+    let mut guest = guest.reboot()?;
+    up(&mut guest)?;
+    let status = status(&mut guest)?;
+    ensure!(status["loaded"] == true, "the service has loaded nothing: {status}");
+    guest.add_memory(256 * MIB)?;
+    let new = guest.add_cpu()?;
+    settled(&mut guest)?;
+    guest.verify_says_complete()?;
+    let verified: Value = serde_json::from_str(guest.run(["hotdump", "verify", "--json"])?.ok()?)?;
+    guest.say(format!("kept current by {} (wanted: {keeper})", verified["kept_by"]));
+    guest.fill_at_most(640 * MIB)?;
+    guest.verify_says_complete()?;
+    let mut crashed = guest.crash(new)?;
+    // The agent is not process 1 here, by which the CPU's registers would be told.
+    crashed.panicked_on = None;
+    crashed.complete()?;
+    crashed.saved_by_hotdump()?;
+    let mut guest = crashed.boot_again()?;
+    up(&mut guest)?;
+    guest.verify_says_complete()?;
+    let there = guest.run(["hotdump", "dumps", "list"])?;
+    guest.say(there.ok()?);
+    there.says("sysrq triggered crash")?;
+    guest.shell("test $(stat -c %a /var/crash/*/vmcore) = 600")?.ok()?;
+    purge(&mut guest)
+}
+
+/// Waits until the guest is all up, and sees that every unit of it is well.
+fn up(guest: &mut Guest) -> Result<()> {
+    let state = guest.shell("systemctl is-system-running --wait")?;
+    let failed = guest
+        .shell("systemctl --failed --no-legend; journalctl --no-pager --unit 'hotdump*' | tail -n 30")?;
+    ensure!(state.ran.stdout.trim() == "running", "{state}\n{failed}");
+    Ok(())
+}
+
+/// Waits until udev has handled what came, and no job of systemd's is left.
+fn settled(guest: &mut Guest) -> Result<()> {
+    let line = "udevadm settle; while systemctl list-jobs --no-legend | grep -q .; do sleep 0.2; done";
+    guest.shell(line)?.ok().map(drop)
+}
+
+fn status(guest: &mut Guest) -> Result<Value> {
+    let told = guest.run(["hotdump", "status", "--json"])?;
+    serde_json::from_str(&told.ran.stdout).with_context(|| told.to_string())
+}
+
+/// What is removed leaves the machine as it was; dumps stay.
+fn purge(guest: &mut Guest) -> Result<()> {
+    guest.shell("dpkg --purge $(dpkg-query -f '${Package}\\n' -W 'hotdump*')")?.ok()?;
+    let left = guest.shell(
+        "find / -xdev -iname '*hotdump*' ! -path '/proc/*' ! -path '/root/*' ! -path '/var/log/*' ! -path '/var/crash/*'; cat /sys/kernel/kexec_crash_loaded",
+    )?;
+    ensure!(left.ok()?.trim() == "0", "what a purge leaves: {left}");
+    guest.shell("ls /var/crash/*/vmcore")?.ok()?;
+    up(guest)
+}

@@ -1,0 +1,103 @@
+//! A whole Debian for guests: systemd, udev, the line's kernel, and what DKMS needs to build modules for it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::cache::{Cache, Kernel, KernelLine};
+use crate::debian;
+
+/// Set up, and not only extracted. A newcomer's machine has more; what is ours has to say what it needs.
+const PACKAGES: [&str; 12] = [
+    "systemd",
+    "systemd-sysv",
+    "udev",
+    "dbus",
+    "kmod",
+    "procps",
+    "e2fsprogs",
+    "dkms",
+    "gcc",
+    "make",
+    "linux-image-amd64",
+    "linux-headers-amd64",
+];
+
+/// Where the packages that a guest is to install lie in it.
+pub const DEBS: &str = "/root/debs";
+
+/// The lab's agent as a service of the guest. What fills memory must not be what the kernel kills when memory is short.
+const AGENT_UNIT: &str = "\
+[Unit]
+Description=The lab's agent
+After=sysinit.target
+
+[Service]
+ExecStart=/usr/local/sbin/lab-agent
+OOMScoreAdjust=-1000
+StandardOutput=journal+console
+StandardError=journal+console
+
+[Install]
+WantedBy=multi-user.target
+";
+
+/// What images for clouds bring: CPUs that are plugged in are switched on.
+const CPU_RULE: &str = "SUBSYSTEM==\"cpu\", ACTION==\"add\", TEST==\"online\", ATTR{online}=\"1\"\n";
+
+impl Cache {
+    /// The root of a whole Debian of the line's suite, which is made where it is not there yet, and the kernel in it.
+    ///
+    /// # Errors
+    /// If it cannot be made: as root only, because its packages are set up.
+    pub fn userland(&self, line: KernelLine, say: &dyn Fn(String)) -> Result<Kernel> {
+        let _one_at_a_time = self.lock()?;
+        let root = self.dir().join("userland").join(line.name());
+        let recipe = PACKAGES.join("\n");
+        let made_by = root.with_extension("recipe");
+        if !root.exists() || fs::read_to_string(&made_by).ok().as_ref() != Some(&recipe) {
+            say(format!("Debian {}: making a whole one", line.suite()));
+            let new = self.dir().join("userland").join(format!("new-{}", line.name()));
+            debian::recreate(&new)?;
+            debian::make_system(line.suite(), &PACKAGES, &new)?;
+            crate::cache::put_in_place(&new, &root)?;
+            fs::write(&made_by, recipe)?;
+        }
+        Kernel::in_dir(line, &root)
+    }
+}
+
+/// Makes `target` the root of a guest's disk: that of the kernel, the agent as a service, and the packages `debs` to be
+/// installed. Files that do not change are shared with the cache, by links.
+pub(crate) fn stage(kernel: &Kernel, agent: &Path, debs: &[PathBuf], target: &Path) -> Result<()> {
+    if target.exists() {
+        fs::remove_dir_all(target)?;
+    }
+    debian::run(Command::new("cp").arg("--archive").arg("--link").arg(kernel.root()).arg(target))?;
+    let put = |path: &str, text: &str| {
+        let path = target.join(path);
+        // Not written over: the cache has the same file.
+        let _ = fs::remove_file(&path);
+        fs::create_dir_all(path.parent().context("a file in a root has a directory")?)?;
+        fs::write(&path, text).with_context(|| format!("writing {}", path.display()))
+    };
+    put("etc/systemd/system/lab-agent.service", AGENT_UNIT)?;
+    put("etc/udev/rules.d/40-lab-cpu.rules", CPU_RULE)?;
+    put("etc/fstab", "LABEL=lab-dumps / ext4 errors=remount-ro 0 1\n")?;
+    put("etc/hostname", "lab\n")?;
+    put("etc/machine-id", "5f0d1c2b3a49586776859403a2b1c0de\n")?;
+    let wants = target.join("etc/systemd/system/multi-user.target.wants");
+    fs::create_dir_all(&wants)?;
+    std::os::unix::fs::symlink("/etc/systemd/system/lab-agent.service", wants.join("lab-agent.service"))?;
+    fs::copy(agent, target.join("usr/local/sbin/lab-agent"))?;
+    let place = target.join(&DEBS[1..]);
+    fs::create_dir_all(&place)?;
+    for deb in debs {
+        let name = deb.file_name().context("a package has a name")?;
+        fs::copy(deb, place.join(name))
+            .with_context(|| format!("copying {}: `cargo xtask deb` makes it", deb.display()))?;
+    }
+    Ok(())
+}
