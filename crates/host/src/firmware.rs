@@ -2,7 +2,7 @@
 
 use crate::error::Fault;
 use crate::files::hex;
-use elfcorehdr::{PhysAddr, PhysRange};
+use elfcorehdr::{PhysAddr, PhysRange, RangeVec};
 
 /// Kind of a range of the firmware's memory map (x86: E820 types, as the kernel names them).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -109,6 +109,37 @@ pub(crate) fn rsdp_in_boot_params(boot_params: &[u8]) -> Option<PhysAddr> {
     Some(u64::from_le_bytes(*field)).filter(|address| *address != 0).map(PhysAddr)
 }
 
+/// Offsets of the memory map in the x86 boot parameters (zero-page.rst): how many entries, one byte, and the first of them.
+const E820_ENTRIES: usize = 0x1e8;
+const E820_TABLE: usize = 0x2d0;
+/// Bytes of an entry: start and size, 8 bytes each, and a type, 4 bytes.
+const E820_ENTRY: usize = 20;
+/// The type of usable memory.
+const E820_RAM: u32 = 1;
+/// The kind of [`SetupData`] with the entries that did not fit there (SETUP_E820_EXT).
+const SETUP_E820_EXT: u32 = 1;
+
+/// Usable memory in the memory map that the x86 boot parameters carry, with what `setup_data` adds; `None` if they have no map.
+pub(crate) fn ram_in_boot_params(boot_params: &[u8], setup_data: &[SetupData]) -> Option<RangeVec> {
+    let count = usize::from(*boot_params.get(E820_ENTRIES)?);
+    let table = boot_params.get(E820_TABLE..)?.get(..count * E820_ENTRY)?;
+    let more =
+        setup_data.iter().filter(|entry| entry.kind == SETUP_E820_EXT).map(|entry| entry.data.as_slice());
+    let ram: RangeVec = std::iter::once(table).chain(more).flat_map(e820_ram).collect();
+    (!ram.is_empty()).then_some(ram)
+}
+
+/// Usable memory in a table of E820 entries.
+fn e820_ram(table: &[u8]) -> impl Iterator<Item = PhysRange> {
+    table.chunks_exact(E820_ENTRY).filter_map(|entry| {
+        let (start, rest) = entry.split_first_chunk::<8>()?;
+        let (size, kind) = rest.split_first_chunk::<8>()?;
+        let is_ram = u32::from_le_bytes(*kind.first_chunk()?) == E820_RAM;
+        is_ram
+            .then(|| PhysRange::from_len(PhysAddr(u64::from_le_bytes(*start)), u64::from_le_bytes(*size)))?
+    })
+}
+
 /// The ACPI root pointer in the text of `/sys/firmware/efi/systab`: ACPI 2.0's, else 1.0's.
 pub(crate) fn rsdp_in_systab(text: &str) -> Result<Option<PhysAddr>, Fault> {
     for key in ["ACPI20=", "ACPI="] {
@@ -123,6 +154,33 @@ pub(crate) fn rsdp_in_systab(text: &str) -> Result<Option<PhysAddr>, Fault> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    fn e820(entries: &[(u64, u64, u32)]) -> Vec<u8> {
+        let entry = |(start, size, kind): &(u64, u64, u32)| {
+            [&start.to_le_bytes()[..], &size.to_le_bytes(), &kind.to_le_bytes()].concat()
+        };
+        entries.iter().flat_map(entry).collect()
+    }
+
+    #[test]
+    fn memory_that_was_there_at_boot() {
+        let table =
+            e820(&[(0, 0x9fc00, 1), (0xf0000, 0x10000, 2), (0x10_0000, 0x3ff0_0000, 1), (u64::MAX, 2, 1)]);
+        let mut params = vec![0; 4096];
+        params[E820_TABLE..][..table.len()].copy_from_slice(&table);
+        assert_eq!(ram_in_boot_params(&params, &[]), None);
+        params[E820_ENTRIES] = 4;
+        let range = |start, len| PhysRange::from_len(PhysAddr(start), len).unwrap();
+        let low = [range(0, 0x9fc00), range(0x10_0000, 0x3ff0_0000)];
+        assert_eq!(ram_in_boot_params(&params, &[]), Some(low.into_iter().collect()));
+        let more = SetupData { kind: SETUP_E820_EXT, data: e820(&[(1 << 32, 1 << 30, 1)]) };
+        let other = SetupData { kind: 9, data: e820(&[(1 << 40, 1 << 30, 1)]) };
+        let all = low.into_iter().chain([range(1 << 32, 1 << 30)]).collect();
+        assert_eq!(ram_in_boot_params(&params, &[more, other]), Some(all));
+        params[E820_ENTRIES] = 255;
+        assert_eq!(ram_in_boot_params(&params, &[]), None, "the table would pass the end");
+        assert_eq!(ram_in_boot_params(&[], &[]), None);
+    }
 
     #[test]
     fn kinds_by_name() {

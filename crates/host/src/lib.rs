@@ -204,6 +204,16 @@ impl Host {
         Ok(list)
     }
 
+    /// Memory that the machine was booted with, by the memory map in x86's boot parameters, which hotplug does not change; `None`
+    /// where there is no such map.
+    pub fn boot_ram(&self) -> Result<Option<RangeVec>, HostError> {
+        const PATH: &str = "/sys/kernel/boot_params";
+        if !self.root.exists(PATH) {
+            return Ok(None);
+        }
+        Ok(firmware::ram_in_boot_params(&self.boot_params()?, &self.setup_data()?))
+    }
+
     /// What EFI left for a next kernel; `None` on machines not booted by EFI, and where EFI's runtime services are
     /// off.
     pub fn efi(&self) -> Result<Option<Efi>, HostError> {

@@ -8,7 +8,7 @@ use clap::{CommandFactory, FromArgMatches as _, Parser, Subcommand};
 use crate::config::{self, Refusal};
 use crate::load::LoadError;
 use crate::text::{print, tell};
-use crate::{capture, dump, dumps, exit, initramfs, load, status, verify};
+use crate::{capture, dump, dumps, exit, initramfs, load, map, status, verify};
 
 /// kdump that stays true over CPU and memory hotplug
 ///
@@ -33,6 +33,8 @@ enum Command {
     Status(status::Args),
     /// Check whether a dump taken now would be complete
     Verify(verify::Args),
+    /// Draw physical memory, and what of it a dump taken now would hold
+    Map(map::Args),
     /// Write a small initramfs for the capture kernel
     Initramfs(initramfs::Args),
     /// Save the crashed kernel's memory (in the capture kernel)
@@ -77,6 +79,7 @@ pub(crate) fn run(called_as: OsString, args: Vec<OsString>) -> u8 {
         Command::Unload(args) => finish(load::run_unload(&args)),
         Command::Status(args) => finish(status::run(&args)),
         Command::Verify(args) => finish(verify::run(&args)),
+        Command::Map(args) => finish(map::run(&args)),
         Command::Initramfs(args) => finish(initramfs::run(&args).map(|()| exit::OK)),
         Command::Capture(args) => capture::run(&args),
         Command::Dump(args) => finish(dump::run(&args)),

@@ -17,6 +17,7 @@ mod load;
 mod lock;
 mod makedumpfile;
 mod manifest;
+mod map;
 mod personality;
 mod record;
 mod saving;
@@ -24,6 +25,7 @@ mod status;
 mod text;
 mod unpack;
 mod verify;
+mod whole;
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;

@@ -4,8 +4,8 @@
 //! image (a load by another program, or one killed in between); the identity that purgatory carries in reserved
 //! memory tells.
 
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use elfcorehdr::{PhysAddr, PhysRange};
@@ -14,6 +14,7 @@ use kexec::{Call, Keeper};
 use serde::{Deserialize, Serialize};
 
 use crate::verify::Memory;
+use crate::whole::{self, Readers};
 
 /// Where the record and the lock lie. On a file system that does not outlive the boot.
 pub(crate) const DIR: &str = "/run/hotdump";
@@ -97,15 +98,12 @@ impl Record {
     /// It could not be written; the one before is still there.
     pub(crate) fn write(&self, dir: impl AsRef<Path>) -> Result<(), RecordError> {
         let path = dir.as_ref().join(FILE);
-        let new = dir.as_ref().join("image.json.new");
         let write = || {
             make_dir(dir.as_ref())?;
+            let mut text = serde_json::to_vec_pretty(self)?;
+            text.push(b'\n');
             // Addresses of kernel memory are not for everybody.
-            let mut file =
-                std::fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-            serde_json::to_writer_pretty(&mut file, self)?;
-            file.write_all(b"\n")?;
-            std::fs::rename(&new, &path)
+            whole::write(&path, &text, Readers::Owner)
         };
         write().map_err(RecordError::new(&path, "writing the record of this load"))
     }

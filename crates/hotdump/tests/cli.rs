@@ -65,6 +65,9 @@ const CASES: &[Case] = &[
     (&["completions", "zsh"], 0, "#compdef hotdump", ""),
     (&["completions", "cmd"], 1, "", "possible values: bash"),
     (&["verify", "--json", "--quiet"], 1, "", "cannot be used with"),
+    (&["verify", "--prometheus"], 1, "", "a value is required for '--prometheus <FILE>'"),
+    (&["map", "--json", "--svg=x"], 1, "", "cannot be used with"),
+    (&["map", "--color=perhaps"], 1, "", "[possible values: auto, always, never]"),
 ];
 
 #[test]
@@ -77,6 +80,37 @@ fn words_and_exit_codes() {
         assert!(out.contains(stdout), "{stdout:?} is not in the output of {told}");
         assert!(err.contains(stderr), "{stderr:?} is not in the errors of {told}");
     }
+}
+
+/// The metrics are for everybody, whatever the umask; where they cannot be written nothing is left, and it is said.
+#[test]
+fn metrics_are_written_whole() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("hotdump.prom");
+    let run = |path: &std::path::Path| {
+        let script = "umask 077; exec \"$0\" verify --quiet --prometheus \"$1\"";
+        let program = env!("CARGO_BIN_EXE_hotdump");
+        Command::new("sh").args(["-c", script, program]).arg(path).output().unwrap()
+    };
+    let output = run(&path);
+    let verdict = match output.status.code() {
+        Some(0) => "complete",
+        Some(2) => "stale",
+        Some(3) => "unknown",
+        Some(4) => "not_loaded",
+        code => panic!("exit code {code:?}: {}", String::from_utf8_lossy(&output.stderr)),
+    };
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(text.contains(&format!("hotdump_verdict{{verdict=\"{verdict}\"}} 1\n")), "{text}");
+    assert!(!text.contains("0x"), "{text}");
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+
+    let failed = run(&dir.path().join("none/hotdump.prom"));
+    assert_eq!(failed.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&failed.stderr).contains("cannot write the metrics to"), "{failed:?}");
 }
 
 /// What `verify` and `status` answer depends on the machine; that the answer, the text and the exit code agree does not.

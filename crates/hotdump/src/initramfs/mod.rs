@@ -9,10 +9,7 @@ mod mounts;
 mod program;
 mod unpack;
 
-use std::fs::{self, File};
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context as _;
 use serde::Serialize;
@@ -20,6 +17,7 @@ use vmcore::{Codec, DumpLevel};
 
 use crate::capture::{self, Action, FileFormat, Target};
 use crate::text;
+use crate::whole::{self, Readers};
 
 /// Options of `hotdump initramfs`.
 #[derive(Debug, Clone, clap::Args)]
@@ -143,9 +141,9 @@ struct Report {
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let (bytes, mut report) = build::build(args)?;
     // The same inputs make the same bytes.
-    report.written = !(args.if_changed && fs::read(&args.output).is_ok_and(|there| there == bytes));
+    report.written = !(args.if_changed && std::fs::read(&args.output).is_ok_and(|there| there == bytes));
     if report.written {
-        write_whole(&args.output, &bytes)
+        whole::write(&args.output, &bytes, Readers::Owner)
             .with_context(|| format!("cannot write {}", args.output.display()))?;
     }
     if args.json {
@@ -157,23 +155,6 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         println!("{}: unchanged", report.output.display());
     }
     Ok(())
-}
-
-/// Writes a file so that it is there in whole or not at all.
-fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut temporary = path.to_owned().into_os_string();
-    temporary.push(".new");
-    let written = (|| {
-        let mut file =
-            File::options().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
-    })();
-    if written.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
-    written
 }
 
 fn print(report: &Report) {
@@ -198,22 +179,5 @@ fn print(report: &Report) {
     list("other files", &report.files);
     for warning in &report.warnings {
         eprintln!("hotdump: warning: {warning}");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_file_is_written_whole_or_not_at_all() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("initrd");
-        write_whole(&path, b"one").unwrap();
-        write_whole(&path, b"two").unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"two");
-        fs::create_dir(dir.path().join("dir")).unwrap();
-        write_whole(&dir.path().join("dir"), b"three").unwrap_err();
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "no temporary file is left");
     }
 }

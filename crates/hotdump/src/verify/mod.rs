@@ -3,13 +3,16 @@
 mod compare;
 mod kimage;
 mod locate;
+mod metrics;
 #[cfg(test)]
 mod sample;
 mod sight;
 mod tree;
 
-use std::time::Duration;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use anyhow::Context as _;
 use elfcorehdr::PhysRange;
 use host::{Host, HostError, Reservations};
 use kexec::Keeper;
@@ -19,11 +22,12 @@ use crate::exit;
 use crate::keeping::Keeping;
 use crate::record::{self, Record};
 use crate::text::{Range, counted, print, print_json};
+use crate::whole::{self, Readers};
 use compare::{Comparison, CpuFact, Facts, Finding, compare};
-use locate::{Found, Headers};
+use locate::Found;
 use sight::Sight;
 
-pub(crate) use locate::Memory;
+pub(crate) use locate::{Headers, Memory};
 pub(crate) use sight::{Source, look};
 
 const ABOUT: &str = "\
@@ -38,7 +42,11 @@ can be had. The answer says which way it was (source in JSON).
 
 Whether a dump would still be complete after the next change is another question, answered beside it: who keeps the image \
 current (kept_by, kept_current), and a PROBLEM where the image was loaded to be kept current and is not (problems). The \
-exit code is about now.";
+exit code is about now.
+
+With --prometheus FILE the answer is written as metrics too: hotdump_verdict for each verdict, of which one is 1, hotdump_kept_current, \
+hotdump_findings by kind, and hotdump_checked_timestamp_seconds, by which an alert knows that nobody checks any more. The file is written \
+whole and then given its name; everybody may read it, and it holds no address. What cannot be told is left out.";
 
 /// Options of `hotdump verify`.
 #[derive(Debug, Clone, clap::Args)]
@@ -50,6 +58,9 @@ pub(crate) struct Args {
     /// Print nothing; the exit code is the answer
     #[arg(long, short, conflicts_with = "json")]
     quiet: bool,
+    /// Write the answer as metrics too, for node_exporter's textfile collector (a name that ends in .prom)
+    #[arg(long, value_name = "FILE")]
+    prometheus: Option<PathBuf>,
 }
 
 /// The answer of one check.
@@ -109,6 +120,11 @@ struct Checked {
 /// Checks the loaded image; returns the exit code.
 pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     let answer = check(&Host::live());
+    if let Some(path) = &args.prometheus {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        whole::write(path, metrics::text(&answer, now).as_bytes(), Readers::All)
+            .with_context(|| format!("cannot write the metrics to {}", path.display()))?;
+    }
     if args.json {
         print_json(&answer)?;
     } else if !args.quiet {
