@@ -41,6 +41,7 @@ usage: cargo xtask COMMAND
   bench events [LINE]  guest instructions of an event: the kernel's own handler, the module, a reload; on Linux LINE,
                        6.12 if not said
   bench dump CORE      time, memory and size of our dumps of this raw dump beside makedumpfile's
+  bench levels CORE    which pages ours and makedumpfile keep of this raw dump, at each dump level
   test                 format, lints, docs, unit tests, all scenarios
 
 LINE is 5.10, 6.1, 6.12, 7 or debug, or 6.1-ppc64le, 6.12-ppc64le or 6.12-ppc64le-64k. With `--arch ppc64le` setup, fetch,
@@ -109,6 +110,7 @@ fn run(words: &[&str]) -> Result<()> {
             bench::events(&ready_for(&[line.arch()], Some(line))?, line)
         }
         ["bench", "dump", core] => bench::dump(Path::new(core)),
+        ["bench", "levels", core] => bench::levels(Path::new(core)),
         ["test"] => tests::run(),
         _ => bail!("what is `{}`?\n{USAGE}", words.join(" ")),
     }

@@ -3,9 +3,11 @@
 mod calls;
 mod dump;
 mod events;
+mod levels;
 mod load;
 mod spread;
 
 pub(crate) use dump::dump;
 pub(crate) use events::events;
+pub(crate) use levels::levels;
 pub(crate) use load::load;
