@@ -49,7 +49,7 @@ enum Block {
 
 /// A set of page frames, one bit a frame.
 ///
-/// Blocks of [`BLOCK`] frames of which all or none are in the set take no bits, so that neither holes nor a frame far out cost
+/// Blocks of 32768 frames of which all or none are in the set take no bits, so that neither holes nor a frame far out cost
 /// memory: a machine of 1 TiB takes 32 MiB at most.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Bitmap {
