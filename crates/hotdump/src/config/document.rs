@@ -23,7 +23,8 @@ pub(super) fn render(program: &Command, settings: &[Setting]) -> String {
         "",
         "The configuration of hotdump, see hotdump.toml(5). Each key is the default of an option of a command; what is given on the \
          command line wins. `hotdump config check` checks this file, `hotdump config show` tells what is in force. Keys of hotdump \
-         load take effect with `systemctl reload hotdump`, those of hotdump initramfs when the initramfs is written anew.",
+         load take effect with `systemctl reload hotdump`, those of hotdump initramfs at the next boot, or \
+         with `systemctl start hotdump-initramfs` before the reload.",
     );
     let mut command = "";
     for key in KEYS {
