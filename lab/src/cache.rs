@@ -158,6 +158,10 @@ impl Kernel {
     }
 }
 
+/// The packages of the root with servers.
+const SERVERS: [&str; 4] = ["nfs-ganesha", "nfs-ganesha-vfs", "openssh-server", "openssh-client"];
+const SERVER_USERS: &str = "root:x:0:0:root:/root:/bin/sh\nsshd:x:100:65534::/run/sshd:/usr/sbin/nologin\nnobody:x:65534:65534::/:/usr/sbin/nologin\n";
+
 /// The directory with everything fetched.
 #[derive(Clone, Debug)]
 pub struct Cache {
@@ -200,6 +204,24 @@ impl Cache {
         let found = ["usr/bin/busybox", "bin/busybox"].map(|path| root.join(path));
         let found = found.into_iter().find(|path| path.exists());
         found.context("busybox is missing: install busybox-static (`cargo xtask setup`)")
+    }
+
+    /// A root with the servers that take dumps, and the clients of the same release. The first call fetches it.
+    pub fn servers(&self) -> Result<PathBuf> {
+        let target = self.dir.join("servers");
+        let _one_at_a_time = self.lock()?;
+        if !target.exists() {
+            install(&target, |new| {
+                debian::make_root(KernelLine::V6_1.suite(), &SERVERS, new)?;
+                for dir in ["dev", "run", "srv", "var/lib/nfs"] {
+                    fs::create_dir_all(new.join(dir))?;
+                }
+                // Packages that are not set up have no users.
+                fs::write(new.join("etc/passwd"), SERVER_USERS)?;
+                Ok(())
+            })?;
+        }
+        Ok(target)
     }
 
     fn tool(&self, package: &str, arch: Arch) -> Result<PathBuf> {

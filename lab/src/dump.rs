@@ -42,6 +42,28 @@ impl Dump {
         Ok(Dump { dir: target.into(), origin, names })
     }
 
+    /// Finds the one dump below a directory of this machine. An error if there is none, or more than one.
+    pub fn find(directory: &Path) -> Result<Dump> {
+        let mut found = Vec::new();
+        let mut to_do = vec![directory.to_owned()];
+        while let Some(dir) = to_do.pop() {
+            let mut names = Vec::new();
+            for entry in fs::read_dir(&dir).with_context(|| format!("reading {}", dir.display()))? {
+                let entry = entry?;
+                match entry.file_type()? {
+                    kind if kind.is_dir() => to_do.push(entry.path()),
+                    _ => names.push(entry.file_name().to_string_lossy().into_owned()),
+                }
+            }
+            names.sort();
+            if names.iter().any(|name| name.starts_with("vmcore")) {
+                found.push(Dump { origin: dir.display().to_string(), dir, names });
+            }
+        }
+        ensure!(found.len() <= 1, "more than one dump below {}: {found:?}", directory.display());
+        found.pop().with_context(|| format!("no dump below {}", directory.display()))
+    }
+
     /// The complete memory image; an error if the capture did not finish it.
     pub fn vmcore(&self) -> Result<PathBuf> {
         ensure!(self.has("vmcore"), "{} holds {:?} but no finished vmcore", self.origin, self.names);

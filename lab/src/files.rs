@@ -52,8 +52,15 @@ pub struct Sources {
 impl Sources {
     /// The initramfs of a guest's first kernel: agent, busybox, hotdump, kexec-tools, the kernel and its modules in
     /// the places where an installed system has them.
-    /// `extra` names more files: where in the guest, with which mode, from where on the host.
-    pub fn first_initramfs(&self, kernel: &Kernel, extra: &[Extra], target: &Path) -> Result<()> {
+    /// `more` names modules besides the usual ones; `extra` more files: where in the guest, with which mode, from where on
+    /// the host.
+    pub fn first_initramfs(
+        &self,
+        kernel: &Kernel,
+        more: &[&str],
+        extra: &[Extra],
+        target: &Path,
+    ) -> Result<()> {
         let mut archive = Archive::default();
         for (link, to) in
             [("bin", "usr/bin"), ("sbin", "usr/sbin"), ("lib", "usr/lib"), ("lib64", "usr/lib64")]
@@ -78,7 +85,7 @@ impl Sources {
                 archive.copy(&format!("{directory}/{name}"), 0o644, &entry.path())?;
             }
         }
-        for path in modules.with_dependencies(&MODULES)? {
+        for path in modules.with_dependencies(&[&MODULES[..], more].concat())? {
             archive.copy(&format!("{directory}/{path}"), 0o644, &kernel.modules().join(path))?;
         }
         archive.file(

@@ -62,6 +62,7 @@ impl Lab {
             busybox_capture: false,
             extra: Vec::new(),
             debs: Vec::new(),
+            modules: Vec::new(),
         };
         Ok(plan)
     }
@@ -120,6 +121,7 @@ pub struct Plan<'a> {
     busybox_capture: bool,
     extra: Vec<Extra>,
     debs: Vec<PathBuf>,
+    modules: Vec<&'static str>,
 }
 
 impl Plan<'_> {
@@ -189,6 +191,23 @@ impl Plan<'_> {
         self
     }
 
+    /// Its architecture.
+    pub fn arch(&self) -> crate::arch::Arch {
+        self.kernel.line.arch()
+    }
+
+    /// Has a network with the host, see [`Hardware::network`].
+    pub fn network(mut self) -> Self {
+        self.hardware.network = true;
+        self.modules(&["virtio_net"])
+    }
+
+    /// Has more kernel modules at hand, with what they need.
+    pub fn modules(mut self, names: &[&'static str]) -> Self {
+        self.modules.extend(names);
+        self
+    }
+
     /// Puts the host's file `from` into the guest at `path`. Files of more than some KiB go in this way: the agent's
     /// serial port is slow.
     pub fn file(mut self, path: &str, mode: u32, from: &Path) -> Self {
@@ -220,7 +239,7 @@ impl Plan<'_> {
             self.lab.sources.busybox_capture_initramfs(&self.kernel, &capture)?;
             self = self.file(BUSYBOX_CAPTURE, 0o644, &capture);
         }
-        self.lab.sources.first_initramfs(&self.kernel, &self.extra, &paths.initramfs())?;
+        self.lab.sources.first_initramfs(&self.kernel, &self.modules, &self.extra, &paths.initramfs())?;
         if let Some(root) = &self.hardware.disk_root {
             let agent = self.lab.sources.dist.join(self.kernel.line.arch().name()).join("lab-agent");
             userland::stage(&self.kernel, &agent, &self.debs, root)?;

@@ -46,4 +46,5 @@ pub mod qmp;
 pub mod runner;
 pub mod say;
 pub mod scenarios;
+pub mod server;
 pub mod userland;

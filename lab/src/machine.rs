@@ -84,6 +84,8 @@ pub struct Hardware {
     /// Memory modules that are there at boot besides the memory, by their sizes in bytes. The kernel takes them for
     /// hot-added ones.
     pub dimms: Vec<u64>,
+    /// Has a network interface in a network with the host alone, which the guest reaches as 10.0.2.2.
+    pub network: bool,
 }
 
 impl Hardware {
@@ -99,6 +101,7 @@ impl Hardware {
             dump_disk: 16 * GIB,
             disk_root: None,
             dimms: Vec::new(),
+            network: false,
         }
     }
 }
@@ -251,6 +254,9 @@ impl Hardware {
                 "-device",
                 &format!("virtio-blk-pci,drive={serial},serial={serial}"),
             ]);
+        }
+        if self.network {
+            command.args(["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net"]);
         }
         if self.firmware == Firmware::Uefi {
             let (code, variables) = ovmf()?;

@@ -36,7 +36,7 @@ enum Command {
     /// Draw physical memory, and what of it a dump taken now would hold
     Map(map::Args),
     /// Write a small initramfs for the capture kernel
-    Initramfs(initramfs::Args),
+    Initramfs(Box<initramfs::Args>),
     /// Save the crashed kernel's memory (in the capture kernel)
     Capture(capture::Args),
     /// Look at a dump, check it, convert or filter it

@@ -17,6 +17,7 @@ mod service;
 mod sleep;
 mod stores;
 mod storm;
+mod targets;
 
 /// A story that must come true.
 #[derive(Clone, Copy)]
@@ -46,14 +47,24 @@ pub fn all() -> Vec<Scenario> {
         refusals::ALL,
         flips::ALL,
         personality::ALL,
+        targets::ALL,
     ]
     .concat()
 }
 
 /// Those that take longer, to be asked for by name.
 pub fn long() -> Vec<Scenario> {
-    [module::LONG, service::LONG, powerpc::LONG, stores::LONG, contrast::LONG, storm::LONG, sleep::LONG]
-        .concat()
+    [
+        module::LONG,
+        service::LONG,
+        powerpc::LONG,
+        stores::LONG,
+        contrast::LONG,
+        storm::LONG,
+        sleep::LONG,
+        targets::LONG,
+    ]
+    .concat()
 }
 
 /// The scenario of this name.

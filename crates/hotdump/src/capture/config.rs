@@ -11,6 +11,9 @@ use vmcore::{Codec, DumpLevel};
 use crate::dumps::store::Retention;
 use crate::text::Bytes;
 
+use super::network::Network;
+use super::remote::{NfsExport, SshServer};
+
 /// Where the configuration lies inside the capture initramfs.
 pub(crate) const PATH: &str = "/etc/hotdump/capture.toml";
 
@@ -61,7 +64,7 @@ impl FromStr for Action {
     }
 }
 
-/// The filesystem that takes the dump.
+/// What takes the dump.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub(crate) enum Target {
@@ -73,6 +76,10 @@ pub(crate) enum Target {
     PartUuid(String),
     /// By device path, under `/dev`.
     Device(PathBuf),
+    /// A directory that an NFS server exports.
+    Nfs(NfsExport),
+    /// An account on a server, by SSH.
+    Ssh(SshServer),
 }
 
 impl fmt::Display for Target {
@@ -82,6 +89,8 @@ impl fmt::Display for Target {
             Self::Label(label) => write!(f, "LABEL={label}"),
             Self::PartUuid(id) => write!(f, "PARTUUID={id}"),
             Self::Device(path) => write!(f, "{}", path.display()),
+            Self::Nfs(export) => write!(f, "{export}"),
+            Self::Ssh(server) => write!(f, "{server}"),
         }
     }
 }
@@ -92,9 +101,16 @@ impl FromStr for Target {
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || {
             format!(
-                "\"{text}\" names no target: use UUID=..., LABEL=..., PARTUUID=... or a device below /dev"
+                "\"{text}\" names no target: use UUID=..., LABEL=..., PARTUUID=..., a device below /dev, \
+                 nfs:SERVER:/DIRECTORY or ssh://USER@SERVER"
             )
         };
+        if let Some(server) = text.strip_prefix("ssh://") {
+            return server.parse().map(Self::Ssh);
+        }
+        if let Some(export) = text.strip_prefix("nfs:") {
+            return export.parse().map(Self::Nfs);
+        }
         let (kind, value) = match text.split_once('=') {
             Some((kind, value)) if !kind.starts_with('/') => (kind, value),
             _ if text.starts_with("/dev/") && !text.split('/').any(|part| part == "..") => {
@@ -180,11 +196,23 @@ mod as_number {
     }
 }
 
+/// A place on this machine for the log of a crash whose dump a server did not take.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct LocalLog {
+    /// The filesystem.
+    pub(crate) target: Target,
+    /// Its type; none: found from the superblock.
+    pub(crate) fs: Option<String>,
+    /// Directory below its root.
+    pub(crate) path: PathBuf,
+}
+
 /// The capture configuration. Written by `hotdump initramfs`, read in the capture kernel.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub(crate) struct Config {
-    /// The filesystem to mount; none: capture can only print the log.
+    /// Where the dump goes; none: capture can only print the log.
     pub(crate) target: Option<Target>,
     /// The filesystem's type; none: found from the superblock.
     pub(crate) fs: Option<String>,
@@ -198,7 +226,9 @@ pub(crate) struct Config {
     pub(crate) modules: Vec<PathBuf>,
     /// A command that saves the memory in place of hotdump; `{vmcore}` and `{output}` are replaced.
     pub(crate) command: Vec<String>,
-    /// How long to wait for the target device, in seconds.
+    /// Options of an NFS mount, besides those that it gets in any case.
+    pub(crate) nfs_options: String,
+    /// How long to wait for the target, device or server, in seconds.
     pub(crate) target_wait_seconds: u64,
     /// Which pages to leave out, as makedumpfile's -d has it. More are left out where the target has no room.
     #[serde(with = "as_number")]
@@ -214,6 +244,10 @@ pub(crate) struct Config {
     pub(crate) keep_free: Option<Bytes>,
     /// Give up after so many seconds in which neither a process nor a disk did anything.
     pub(crate) stall_seconds: u64,
+    /// The network on the way to a server.
+    pub(crate) network: Option<Network>,
+    /// Where the log goes when the server does not take the dump.
+    pub(crate) local_log: Option<LocalLog>,
 }
 
 impl Default for Config {
@@ -226,6 +260,7 @@ impl Default for Config {
             failure_action: Action::Reboot,
             modules: Vec::new(),
             command: Vec::new(),
+            nfs_options: String::new(),
             target_wait_seconds: 60,
             dump_level: DEFAULT_LEVEL,
             format: DEFAULT_FORMAT,
@@ -233,6 +268,8 @@ impl Default for Config {
             keep: None,
             keep_free: None,
             stall_seconds: 600,
+            network: None,
+            local_log: None,
         }
     }
 }
@@ -282,6 +319,7 @@ mod tests {
             failure_action: Action::Shell,
             modules: vec!["/lib/modules/6.12/kernel/drivers/virtio/virtio.ko".into()],
             command: vec!["makedumpfile".into(), "{vmcore}".into(), "{output}".into()],
+            nfs_options: "vers=4.1".into(),
             target_wait_seconds: 5,
             dump_level: DumpLevel::FREE,
             format: FileFormat::Kdump,
@@ -289,6 +327,19 @@ mod tests {
             keep: Some(3),
             keep_free: Some(Bytes(2 << 30)),
             stall_seconds: 60,
+            network: Some(Network {
+                mac: "52:54:00:12:34:56".into(),
+                mtu: Some(9000),
+                addresses: vec!["192.0.2.7/24".parse().unwrap()],
+                gateway: Some("192.0.2.1".parse().unwrap()),
+                server: "198.51.100.1".parse().unwrap(),
+                hostname: "web1".into(),
+            }),
+            local_log: Some(LocalLog {
+                target: Target::Uuid("ab".into()),
+                fs: Some("xfs".into()),
+                path: "/crash".into(),
+            }),
         };
         let text = config.to_toml().unwrap();
         assert_eq!(Config::parse(&text).unwrap(), config, "{text}");
@@ -323,6 +374,9 @@ mod tests {
             ("LABEL=Crash=1", Some(Target::Label("Crash=1".into()))),
             ("PARTUUID=AB", Some(Target::PartUuid("ab".into()))),
             ("/dev/disk/by-id/a=b", Some(Target::Device("/dev/disk/by-id/a=b".into()))),
+            ("nfs:server:/a=b", Some(Target::Nfs("server:/a=b".parse().unwrap()))),
+            ("ssh://a@b:7", Some(Target::Ssh("a@b:7".parse().unwrap()))),
+            ("nfs:server", None),
             ("UUID=", None),
             ("ID=1", None),
             ("vda", None),

@@ -60,6 +60,7 @@ pub(crate) fn find(root: &Path, target: &Target) -> io::Result<Option<Device>> {
         }
         Target::Uuid(id) => Ok(search(root, |filesystem| filesystem.uuid == *id)),
         Target::Label(label) => Ok(search(root, |filesystem| filesystem.label == *label)),
+        Target::Nfs(_) | Target::Ssh(_) => Ok(None),
     }
 }
 

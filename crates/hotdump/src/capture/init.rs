@@ -34,6 +34,7 @@ pub(crate) fn init() -> ! {
     load_modules(&config);
     let saved = save(&config);
     // Saving unmounts when it ends, but not when it is killed.
+    system::let_go(target::LOCAL_MOUNT_POINT);
     system::let_go(target::MOUNT_POINT);
     end(if saved { config.final_action } else { config.failure_action })
 }

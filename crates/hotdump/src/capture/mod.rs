@@ -7,10 +7,15 @@ mod console;
 mod crashed;
 pub(crate) mod device;
 mod init;
+pub(crate) mod network;
+mod nfs;
 mod overrides;
 mod place;
+pub(crate) mod remote;
 mod report;
 mod save;
+mod sftp;
+pub(crate) mod ssh;
 mod stall;
 pub(crate) mod superblock;
 mod system;
@@ -21,7 +26,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 pub(crate) use config::{
-    Action, Config, DEFAULT_FORMAT, DEFAULT_LEVEL, FileFormat, PATH as CONFIG_PATH, Target,
+    Action, Config, DEFAULT_FORMAT, DEFAULT_LEVEL, FileFormat, LocalLog, PATH as CONFIG_PATH, Target,
 };
 pub(crate) use console::progress_line;
 pub(crate) use crashed::LastWords;
@@ -31,6 +36,7 @@ pub(crate) use triage::TEXT as TRIAGE;
 use console::say;
 use crashed::Crashed;
 use place::Place;
+use remote::SshServer;
 use report::Status;
 use save::Capture;
 
@@ -144,23 +150,92 @@ fn capture_to_target(args: &Args, config: &Config, time: jiff::Timestamp, captur
         Some(dir) => (dir.as_path(), args.path.as_deref().unwrap_or(Path::new(""))),
         None => (Path::new(target::MOUNT_POINT), config.path.as_path()),
     };
-    if args.to.is_none()
-        && let Err(error) = target::mount(config)
-    {
-        capture.fault(error);
-        return print_last_words(&words);
+    let place = match (&args.to, &config.target) {
+        (None, Some(target @ Target::Ssh(server))) => send_place(target, server, config, time, capture),
+        (None, _) => match target::mount(config) {
+            Ok(()) => make_place(root, path, time, capture),
+            Err(error) => {
+                capture.fault(error);
+                None
+            }
+        },
+        (Some(_), _) => make_place(root, path, time, capture),
+    };
+    if let Some(place) = place {
+        capture.save(&crashed, &args.vmcore, config, &words, &place);
     }
-    match Place::create(root, path, time) {
-        Ok(place) => capture.save(&crashed, &args.vmcore, config, &words, &place),
-        Err(error) => {
-            capture.fault(format_args!("cannot make a directory in {}: {error}", root.join(path).display()));
-            print_last_words(&words);
-        }
+    let saved = capture.report().status == Status::Saved;
+    let local = config.local_log.as_ref().filter(|_| args.to.is_none() && !saved);
+    if let Some(local) = local {
+        save_locally(local, config.target_wait_seconds, time, capture, |capture, place| {
+            capture.save_locally(&crashed, &words, place);
+        });
     }
-    if args.to.is_none()
-        && let Err(error) = system::unmount(Path::new(target::MOUNT_POINT))
-    {
-        say!("cannot unmount the target: {error}");
+    if !capture.report().log.saved {
+        print_last_words(&words);
+    }
+    if args.to.is_none() {
+        leave(target::MOUNT_POINT);
+    }
+}
+
+fn make_place(root: &Path, path: &Path, time: jiff::Timestamp, capture: &mut Capture) -> Option<Place> {
+    Place::create(root, path, time)
+        .map_err(|error| {
+            let dir = root.join(path);
+            capture.fault(format_args!("cannot make a directory in {}: {error}", dir.display()));
+        })
+        .ok()
+}
+
+/// A place on a server that takes files by SSH.
+fn send_place(
+    target: &Target,
+    server: &SshServer,
+    config: &Config,
+    time: jiff::Timestamp,
+    capture: &mut Capture,
+) -> Option<Place> {
+    let session = target::open_session(target, server, config).map_err(|error| capture.fault(error)).ok()?;
+    let stage = Path::new(target::STAGE);
+    fs::create_dir_all(stage)
+        .map_err(|error| capture.fault(format_args!("cannot make {}: {error}", stage.display())))
+        .ok()?;
+    let place = make_place(stage, &config.path, time, capture)?;
+    place
+        .send_to(session)
+        .map_err(|error| {
+            let dir = config.path.display();
+            capture.fault(format_args!("cannot make a directory in {dir} of {target}: {error}"));
+        })
+        .ok()
+}
+
+/// Mounts the filesystem that takes the log when a server did not take the whole dump, and has `save` fill a place there.
+fn save_locally(
+    local: &LocalLog,
+    seconds: u64,
+    time: jiff::Timestamp,
+    capture: &mut Capture,
+    save: impl FnOnce(&mut Capture, &Place),
+) {
+    say!(
+        "saving the kernel log on this machine instead: {}, directory {}",
+        local.target,
+        local.path.display()
+    );
+    if let Err(error) = target::mount_local(local, seconds) {
+        return capture.fault(error);
+    }
+    if let Some(place) = make_place(Path::new(target::LOCAL_MOUNT_POINT), &local.path, time, capture) {
+        save(capture, &place);
+    }
+    leave(target::LOCAL_MOUNT_POINT);
+}
+
+fn leave(point: &str) {
+    if let Err(error) = system::unmount(Path::new(point)) {
+        say!("cannot unmount {point}: {error}");
     }
 }
 

@@ -8,12 +8,13 @@ use super::config::Config;
 type Set = fn(&mut Config, &str) -> Result<(), String>;
 
 /// What can be set. `-` and `_` in names mean the same, as the kernel has it for its own parameters.
-const SETTINGS: [(&str, Set); 12] = [
+const SETTINGS: [(&str, Set); 13] = [
     ("target", |config, value| set_some(&mut config.target, value)),
     ("fs", |config, value| set_some(&mut config.fs, value)),
     ("path", |config, value| set(&mut config.path, value)),
     ("final-action", |config, value| set(&mut config.final_action, value)),
     ("failure-action", |config, value| set(&mut config.failure_action, value)),
+    ("nfs-options", |config, value| set(&mut config.nfs_options, value)),
     ("target-wait-seconds", |config, value| set(&mut config.target_wait_seconds, value)),
     ("dump-level", |config, value| set(&mut config.dump_level, value)),
     ("format", |config, value| set(&mut config.format, value)),
@@ -83,13 +84,14 @@ mod tests {
         let wrong = apply(
             &mut config,
             "console=ttyS0 hotdump.keep=3 hotdump.dump_level=17 hotdump.format=kdump hotdump.compression=lzo hotdump.keep_free=2G hotdump.target=UUID=AB-CD hotdump.fs=xfs \"hotdump.path=/var/my crash\" \
-             hotdump.final_action=poweroff hotdump.failure-action=halt hotdump.target-wait-seconds=5 \
+             hotdump.final_action=poweroff hotdump.nfs-options=vers=3 hotdump.failure-action=halt hotdump.target-wait-seconds=5 \
              hotdump.stall_seconds=7 hotdump.path nothotdump.path=/x hotdump.colour=blue hotdump.failure-action=explode\n",
         );
         assert_eq!(config.target, Some(Target::Uuid("ab-cd".into())));
         assert_eq!(config.fs.as_deref(), Some("xfs"));
         assert_eq!(config.path, Path::new("/var/my crash"));
         assert_eq!((config.final_action, config.failure_action), (Action::Poweroff, Action::Halt));
+        assert_eq!(config.nfs_options, "vers=3");
         assert_eq!((config.target_wait_seconds, config.stall_seconds), (5, 7));
         assert_eq!((config.dump_level.number(), config.dump_format()), (17, Format::Kdump(Codec::Lzo)));
         assert_eq!((config.keep, config.keep_free), (Some(3), Some(Bytes(2 << 30))));

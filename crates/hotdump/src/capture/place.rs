@@ -5,9 +5,12 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use vmcore::dump::Sink as _;
+
 use super::report::sync_directory;
+use super::sftp::{RemoteFile, Sftp};
 use super::system;
-use super::target::MOUNT_POINT;
+use super::target::{LOCAL_MOUNT_POINT, MOUNT_POINT, STAGE};
 
 /// Kept back in the dump's directory, so that a full disk still takes the report.
 const RESERVE: u64 = 256 << 10;
@@ -18,6 +21,8 @@ const MOST_OF_A_SECOND: u32 = 100;
 #[derive(Debug)]
 pub(crate) struct Place {
     dir: PathBuf,
+    /// The server that gets what is made in the directory, when it is whole.
+    session: Option<Sftp>,
 }
 
 impl Place {
@@ -43,10 +48,63 @@ impl Place {
         for number in 1..=MOST_OF_A_SECOND {
             match make_first(&parent, &names(time, number)) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                made => return made.map(|dir| Self { dir }),
+                made => return made.map(|dir| Self { dir, session: None }),
             }
         }
         Err(io::Error::other(format!("{} holds {MOST_OF_A_SECOND} dumps of this second", parent.display())))
+    }
+
+    /// Has the place's files go to a server, into a directory of the same name; makes that.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub(crate) fn send_to(self, session: Sftp) -> io::Result<Self> {
+        let mut parents: Vec<PathBuf> = self.shown().ancestors().map(Path::to_owned).collect();
+        parents.pop();
+        for dir in parents.iter().rev() {
+            session.make_directory(&dir.to_string_lossy())?;
+        }
+        Ok(Self { session: Some(session), ..self })
+    }
+
+    /// Sends a finished file to the server, if there is one: under another name first.
+    ///
+    /// # Errors
+    /// The system's error, or what the server says.
+    pub(crate) fn publish(&self, name: &str) -> io::Result<()> {
+        let Some(session) = &self.session else { return Ok(()) };
+        let bytes = fs::read(self.path(name))?;
+        let (new, old) = (self.remote_path(&format!("{name}.new")), self.remote_path(name));
+        let file = session.create(&new)?;
+        file.write_at(0, &bytes)?;
+        file.close()?;
+        session.rename(&new, &old).or_else(|_| session.remove(&old).and_then(|()| session.rename(&new, &old)))
+    }
+
+    /// Makes a file on the server, for its owner alone; none where the place is on this machine.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub(crate) fn create_remote(&self, name: &str) -> io::Result<Option<RemoteFile<'_>>> {
+        self.session.as_ref().map(|session| session.create(&self.remote_path(name))).transpose()
+    }
+
+    /// Bytes that may still be written there.
+    ///
+    /// # Errors
+    /// The system's error, or what the server says.
+    pub(crate) fn free_space(&self) -> io::Result<u64> {
+        match &self.session {
+            Some(session) => {
+                let free = session.free_space(&self.shown().to_string_lossy())?;
+                free.ok_or_else(|| io::Error::other("the server does not say"))
+            }
+            None => system::free_space(&self.dir),
+        }
+    }
+
+    fn remote_path(&self, name: &str) -> String {
+        self.shown().join(name).to_string_lossy().into_owned()
     }
 
     /// A file's path in the directory.
@@ -61,9 +119,10 @@ impl Place {
 
     /// The directory as it is to be named to people: on the target, where the target is mounted for the capture only.
     pub(crate) fn shown(&self) -> PathBuf {
-        match self.dir.strip_prefix(MOUNT_POINT) {
-            Ok(on_target) => Path::new("/").join(on_target),
-            Err(_) => self.dir.clone(),
+        let mounted = [MOUNT_POINT, LOCAL_MOUNT_POINT, STAGE];
+        match mounted.iter().find_map(|point| self.dir.strip_prefix(point).ok()) {
+            Some(on_target) => Path::new("/").join(on_target),
+            None => self.dir.clone(),
         }
     }
 
@@ -77,7 +136,9 @@ impl Place {
 
     /// Sets room aside for the report. Filesystems that cannot are let be: it is only a help.
     pub(crate) fn set_aside(&self) {
-        if let Ok(file) = self.create_file(".reserve") {
+        if self.session.is_none()
+            && let Ok(file) = self.create_file(".reserve")
+        {
             let _ = system::reserve(&file, RESERVE);
         }
     }
@@ -92,6 +153,9 @@ impl Place {
     /// # Errors
     /// The system's error.
     pub(crate) fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        if let Some(session) = &self.session {
+            return session.rename(&self.remote_path(from), &self.remote_path(to));
+        }
         fs::rename(self.path(from), self.path(to))?;
         sync_directory(&self.path(to))
     }
@@ -164,7 +228,7 @@ mod tests {
     #[test]
     fn a_place_is_named_as_it_is_on_the_target() {
         for (dir, want) in [("/run/hotdump/target/crash/x", "/crash/x"), ("/mnt/crash/x", "/mnt/crash/x")] {
-            assert_eq!(Place { dir: dir.into() }.shown(), Path::new(want));
+            assert_eq!(Place { dir: dir.into(), session: None }.shown(), Path::new(want));
         }
     }
 

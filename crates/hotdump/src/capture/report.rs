@@ -108,6 +108,8 @@ pub(crate) struct Report {
     pub(crate) started: String,
     /// Where the dump lies.
     pub(crate) directory: Option<String>,
+    /// Where on this machine log and triage lie, because a server did not take the whole dump.
+    pub(crate) local_log: Option<String>,
     /// The crashed kernel's release.
     pub(crate) kernel_release: Option<String>,
     /// The line of its log that says why it crashed.
@@ -169,6 +171,7 @@ mod tests {
             status: Status::InProgress,
             started: "2026-11-22T15:32:10Z".into(),
             directory: None,
+            local_log: None,
             kernel_release: Some("6.12".into()),
             panic: None,
             cpus: 2,

@@ -14,6 +14,7 @@ use super::console::{duration, progress_line, say};
 use super::crashed::{Crashed, LastWords, LogFailure};
 use super::place::Place;
 use super::report::{BadPages, LogReport, MemoryReport, Report, Status, Times, sync_directory};
+use super::sftp::RemoteFile;
 use super::system;
 use super::triage::{self, Triage};
 use crate::dump;
@@ -41,6 +42,7 @@ impl Capture {
             status: Status::Nothing,
             started: time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
             directory: None,
+            local_log: None,
             kernel_release: None,
             panic: None,
             cpus: 0,
@@ -148,6 +150,18 @@ impl Capture {
         }
     }
 
+    /// Saves log and triage in `place`, on this machine, when a server did not take the whole dump; then the report.
+    pub(crate) fn save_locally(&mut self, crashed: &Crashed, words: &LastWords, place: &Place) {
+        self.report.local_log = Some(place.shown().display().to_string());
+        self.save_log(crashed, place);
+        self.save_triage(crashed, words, place);
+        if self.report.log.saved && self.report.status == Status::Nothing {
+            self.report.status = Status::Partial;
+        }
+        self.report.seconds.total = self.started.elapsed().as_secs_f64();
+        self.write_report(place);
+    }
+
     fn save_log(&mut self, crashed: &Crashed, place: &Place) {
         match log_to_file(crashed, place) {
             Ok(stats) => {
@@ -173,6 +187,8 @@ impl Capture {
     /// Writes down what the crash looks like at first sight.
     fn save_triage(&mut self, crashed: &Crashed, words: &LastWords, place: &Place) {
         let written = Triage::of(&crashed.core, crashed.info(), words).write(place, words);
+        let written =
+            written.and_then(|()| place.publish(triage::JSON)).and_then(|()| place.publish(triage::TEXT));
         if self.try_step(written, "cannot write the triage") {
             say!("saved a first look at the crash to {}", place.shown().join(triage::TEXT).display());
         }
@@ -186,6 +202,14 @@ impl Capture {
         let mut job = if raw { Job::raw() } else { Job::choose(crashed, config) };
         self.make_room(crashed, config, place, &mut job);
         self.report.seconds.select = began.elapsed().as_secs_f64();
+        match place.create_remote(INCOMPLETE) {
+            Ok(None) => {}
+            Ok(Some(file)) => return self.send_memory(crashed, &job, file, place),
+            Err(error) => {
+                self.fault(format_args!("cannot make {}: {error}", place.shown().join(INCOMPLETE).display()));
+                return false;
+            }
+        }
         let file = match place.create_file(INCOMPLETE) {
             Ok(file) => file,
             Err(error) => {
@@ -196,10 +220,7 @@ impl Capture {
         let began = Instant::now();
         let recorder = Recorder::default();
         let sink = Recorded { file: &file, recorder: &recorder };
-        let whole = match &job.selection {
-            None => self.copy_raw(crashed, &sink, place),
-            Some(selection) => self.write_selected(crashed, selection, &job.options, &sink, place),
-        };
+        let whole = self.write_memory(crashed, &job, &sink, place);
         self.report.seconds.memory = began.elapsed().as_secs_f64();
         let began = Instant::now();
         let synced = self.sync(&file, place);
@@ -207,6 +228,25 @@ impl Capture {
         let trusted = whole && synced && self.check(&file, recorder, place);
         self.report.seconds.sync = began.elapsed().as_secs_f64();
         trusted
+    }
+
+    fn write_memory(&mut self, crashed: &Crashed, job: &Job, sink: &dyn Sink, place: &Place) -> bool {
+        match &job.selection {
+            None => self.copy_raw(crashed, sink, place),
+            Some(selection) => self.write_selected(crashed, selection, &job.options, sink, place),
+        }
+    }
+
+    /// Sends the memory to a server; whether it is there whole, on its disk. What SSH carries it checks itself, so nothing is
+    /// read back.
+    fn send_memory(&mut self, crashed: &Crashed, job: &Job, file: RemoteFile<'_>, place: &Place) -> bool {
+        let began = Instant::now();
+        let whole = self.write_memory(crashed, job, &file, place);
+        self.report.seconds.memory = began.elapsed().as_secs_f64();
+        let began = Instant::now();
+        let closed = self.try_step(file.close(), "the server did not take all of the dump");
+        self.report.seconds.sync = began.elapsed().as_secs_f64();
+        whole && closed
     }
 
     /// Sees whether the dump fits; removes old dumps where that is configured, and leaves more pages out where that is not enough.
@@ -220,7 +260,7 @@ impl Capture {
             let retention = Retention { keep: None, free: Some(needed.saturating_add(reserve.0)) };
             self.retain(retention, place);
         }
-        let free = match system::free_space(place.dir()) {
+        let free = match place.free_space() {
             Ok(free) => free,
             Err(error) => {
                 let dir = place.shown();
@@ -391,7 +431,7 @@ impl Capture {
 
     fn write_report(&mut self, place: &Place) {
         let path = place.path(REPORT);
-        if let Err(error) = self.report.write(&path) {
+        if let Err(error) = self.report.write(&path).and_then(|()| place.publish(REPORT)) {
             self.fault(format_args!("cannot write {}: {error}", path.display()));
         }
     }
@@ -402,7 +442,8 @@ impl Capture {
 
     /// Prints how it came out, in one line.
     pub(crate) fn conclude(&self) {
-        let place = self.report.directory.as_deref().unwrap_or("nowhere");
+        let place =
+            self.report.directory.as_deref().or(self.report.local_log.as_deref()).unwrap_or("nowhere");
         let seconds = std::time::Duration::from_secs_f64(self.report.seconds.total);
         match self.report.status {
             Status::Saved => say!("saved the crash in {place}, in {}", duration(seconds)),
@@ -420,6 +461,7 @@ fn log_to_file(crashed: &Crashed, place: &Place) -> Result<vmcore::LogStats, Log
     out.flush()?;
     out.get_ref().sync_all()?;
     sync_directory(&place.path(LOG))?;
+    place.publish(LOG)?;
     Ok(stats)
 }
 

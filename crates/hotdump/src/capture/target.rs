@@ -1,16 +1,24 @@
 //! From a target's name to a mounted filesystem.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::config::{Config, Target};
+use super::config::{Config, LocalLog, Target};
 use super::console::say;
 use super::device::{self, Device};
-use super::system;
+use super::network::{self, Network, NetworkError};
+use super::remote::{NfsExport, SshServer};
+use super::sftp::Sftp;
+use super::{nfs, ssh, system};
 
 /// Where the target is mounted.
 pub(crate) const MOUNT_POINT: &str = "/run/hotdump/target";
+/// Where the filesystem is mounted that takes the log when a server does not take the dump.
+pub(crate) const LOCAL_MOUNT_POINT: &str = "/run/hotdump/local";
+/// Where files are written that go to a server by SSH: in memory, but for the dump, which is never there.
+pub(crate) const STAGE: &str = "/run/hotdump/stage";
 
 /// How often devices are looked for.
 const LOOK: Duration = Duration::from_millis(200);
@@ -56,20 +64,102 @@ pub(crate) enum TargetError {
         /// What may help.
         hint: &'static str,
     },
+    /// A server is named, and not how to get there.
+    #[error(
+        "{target} is a server, and the configuration has no network: write it by `hotdump initramfs --target {target}`"
+    )]
+    NoNetwork {
+        /// The target.
+        target: Target,
+    },
+    /// The server does not let us in.
+    #[error("cannot log in at {target}: {source}")]
+    Session {
+        /// The target.
+        target: Target,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The server cannot be reached.
+    #[error("cannot save to {target}: {source}")]
+    Network {
+        /// The target.
+        target: Target,
+        /// Why.
+        source: NetworkError,
+    },
 }
 
-/// Waits for the configured target and mounts it at [`MOUNT_POINT`].
+/// Brings the network up and opens a session with a server that takes files by SSH.
 ///
 /// # Errors
-/// [`TargetError`]; the wait is bounded by `config.target_wait_seconds`.
+/// As for [`mount`].
+pub(crate) fn open_session(
+    target: &Target,
+    server: &SshServer,
+    config: &Config,
+) -> Result<Sftp, TargetError> {
+    let network = connect(target, config, |network| ssh::address(network, server))?;
+    say!("saving to {target}");
+    Sftp::start(&mut ssh::command(Path::new("ssh"), server, network))
+        .map_err(|source| TargetError::Session { target: target.clone(), source })
+}
+
+/// Waits for the configured target, device or server, and mounts it at [`MOUNT_POINT`].
+///
+/// # Errors
+/// [`TargetError`]; each wait is bounded by `config.target_wait_seconds`.
 pub(crate) fn mount(config: &Config) -> Result<(), TargetError> {
     let target = config.target.as_ref().ok_or(TargetError::None)?;
-    let device = wait(Path::new("/"), target, config.target_wait_seconds)?;
+    match target {
+        Target::Nfs(export) => mount_export(target, export, config),
+        _ => mount_device(target, config.fs.as_deref(), MOUNT_POINT, config.target_wait_seconds),
+    }
+}
+
+/// Mounts the filesystem for the log at [`LOCAL_MOUNT_POINT`].
+///
+/// # Errors
+/// As for [`mount`].
+pub(crate) fn mount_local(local: &LocalLog, seconds: u64) -> Result<(), TargetError> {
+    mount_device(&local.target, local.fs.as_deref(), LOCAL_MOUNT_POINT, seconds)
+}
+
+fn mount_export(target: &Target, export: &NfsExport, config: &Config) -> Result<(), TargetError> {
+    let network = connect(target, config, |network| nfs::address(network, &config.nfs_options))?;
+    say!("saving to {target}");
+    nfs::mount(export, network, &config.nfs_options, Path::new(MOUNT_POINT)).map_err(|source| {
+        let no_driver = source.raw_os_error() == Some(rustix::io::Errno::NODEV.raw_os_error());
+        let hint = if no_driver { "; its module is missing from the initramfs" } else { "" };
+        TargetError::Mount { node: export.source(), kind: "nfs".into(), source, hint }
+    })
+}
+
+/// Brings the network up and sees that the server answers at its port.
+fn connect<'a>(
+    target: &Target,
+    config: &'a Config,
+    port: impl Fn(&Network) -> SocketAddr,
+) -> Result<&'a Network, TargetError> {
+    let Some(network) = &config.network else {
+        return Err(TargetError::NoNetwork { target: target.clone() });
+    };
+    let seconds = config.target_wait_seconds;
+    let reached = network::bring_up(Path::new("/"), network, seconds)
+        .and_then(|()| network::reach(port(network), seconds));
+    reached.map(|()| network).map_err(|source| TargetError::Network { target: target.clone(), source })
+}
+
+/// Waits for a device and mounts its filesystem at `place`.
+fn mount_device(target: &Target, kind: Option<&str>, place: &str, seconds: u64) -> Result<(), TargetError> {
+    let device = wait(Path::new("/"), target, seconds)?;
     let node = device.node.display().to_string();
-    let found = device.filesystem.map(|filesystem| filesystem.kind.to_owned());
-    let Some(kind) = config.fs.clone().or(found) else { return Err(TargetError::NoFilesystem { node }) };
+    let found = device.filesystem.map(|filesystem| filesystem.kind);
+    let Some(kind) = kind.or(found).map(str::to_owned) else {
+        return Err(TargetError::NoFilesystem { node });
+    };
     say!("saving to {target}: {node}, {kind}");
-    system::mount_target(&device.node, Path::new(MOUNT_POINT), &kind).map_err(|source| {
+    system::mount_target(&device.node, Path::new(place), &kind).map_err(|source| {
         let no_driver = source.raw_os_error() == Some(rustix::io::Errno::NODEV.raw_os_error());
         let hint = if no_driver { "; its module is missing from the initramfs" } else { "" };
         TargetError::Mount { node, kind, source, hint }

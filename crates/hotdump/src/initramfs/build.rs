@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 
 use super::archive::{self, Archive};
-use super::machine::{self, Found};
+use super::destination::Destination;
+use super::machine;
 use super::modules::{Index, ModuleError, Plan};
 use super::program::{self, Needs};
 use super::unpack::read_module;
@@ -16,37 +17,31 @@ use crate::capture::{CONFIG_PATH, Config};
 const ROOT: &str = "/";
 /// Where init mounts things, besides /dev.
 const MOUNT_POINTS: [&str; 4] = ["proc", "run", "sys", "tmp"];
-/// Modules that a filesystem asks for only when it is mounted, so that no table says so.
-const ASKED_FOR_LATER: [(&str, &[&str]); 1] =
-    [("vfat", &["nls_cp437", "nls_ascii", "nls_iso8859-1", "nls_utf8"])];
 
 /// Builds the initramfs that `args` asks for; returns its bytes and what is in it.
 pub(super) fn build(args: &Args) -> anyhow::Result<(Vec<u8>, Report)> {
-    let mut warnings = Vec::new();
-    let found = find_target(args)?;
+    let mut destination = Destination::find(args)?;
+    let mut warnings = std::mem::take(&mut destination.warnings);
     let release = release(args)?;
-    let Some(kind) = args.fs.clone().or_else(|| found.kind.clone()) else {
-        bail!(
-            "{} ({}) holds no filesystem that is recognised: name its type with --fs",
-            found.target,
-            found.device
-        );
-    };
-
     let dir = modules_dir(args, &release)?;
-    let plan = plan_modules(args, &Index::read(&dir)?, &found, &kind, &release, &mut warnings)?;
+    let plan = plan_modules(args, &Index::read(&dir)?, &destination, &release, &mut warnings)?;
     let mut archive = Archive::default();
     let modules = put_modules(&mut archive, &dir, &release, &plan)?;
     put_program(&mut archive, &args.program)?;
     let command = put_command(&mut archive, args.command.as_deref())?;
+    for name in &destination.programs {
+        let path = program::find_command(name)
+            .with_context(|| format!("the target needs the program {name}, which is not installed"))?;
+        put_file(&mut archive, &path, &path)?;
+    }
+    for (path, mode, data) in std::mem::take(&mut destination.files) {
+        archive.file(path, mode, data);
+    }
     for include in &args.includes {
         put_include(&mut archive, include)?;
     }
 
     let config = Config {
-        target: Some(found.target.clone()),
-        fs: Some(kind.clone()),
-        path: found.path.clone(),
         final_action: args.final_action,
         failure_action: args.failure_action,
         modules: modules.iter().map(|module| PathBuf::from(format!("/{}", module.path))).collect(),
@@ -56,7 +51,7 @@ pub(super) fn build(args: &Args) -> anyhow::Result<(Vec<u8>, Report)> {
         compression: args.compression,
         keep: args.keep,
         keep_free: args.keep_free,
-        ..Config::default()
+        ..destination.config
     };
     archive.file(CONFIG_PATH, 0o600, config.to_toml()?.into_bytes());
     MOUNT_POINTS.iter().for_each(|point| archive.directory(point));
@@ -76,9 +71,11 @@ pub(super) fn build(args: &Args) -> anyhow::Result<(Vec<u8>, Report)> {
         unpacked: unpacked_size,
         compression,
         kernel_release: release,
-        target: found.target,
-        fs: kind,
-        path: found.path,
+        target: config.target,
+        fs: config.fs,
+        path: config.path,
+        network: config.network,
+        local_log: config.local_log,
         final_action: args.final_action,
         failure_action: args.failure_action,
         dump_level: args.dump_level.number(),
@@ -90,14 +87,6 @@ pub(super) fn build(args: &Args) -> anyhow::Result<(Vec<u8>, Report)> {
         warnings,
     };
     Ok((bytes, report))
-}
-
-fn find_target(args: &Args) -> anyhow::Result<Found> {
-    let root = Path::new(ROOT);
-    Ok(match &args.target {
-        Some(target) => machine::find_by_target(root, target, &args.path)?,
-        None => machine::find_by_path(root, &args.path)?,
-    })
 }
 
 fn release(args: &Args) -> anyhow::Result<String> {
@@ -130,8 +119,7 @@ fn modules_dir(args: &Args, release: &str) -> anyhow::Result<PathBuf> {
 fn plan_modules(
     args: &Args,
     index: &Index,
-    found: &Found,
-    kind: &str,
+    destination: &Destination,
     release: &str,
     warnings: &mut Vec<String>,
 ) -> anyhow::Result<Plan> {
@@ -143,7 +131,10 @@ fn plan_modules(
     }
     let same_kernel = running_release().is_ok_and(|running| running == release);
     // The bus before what is on it.
-    for driver in machine::drivers(root, &found.device).iter().rev() {
+    let drivers = destination.devices.iter().map(|device| (device, machine::drivers(device)));
+    let drivers =
+        drivers.flat_map(|(device, drivers)| drivers.into_iter().rev().map(move |driver| (device, driver)));
+    for (device, driver) in drivers {
         let by_name = match &driver.module {
             Some(module) => index.add(&mut plan, module),
             None if same_kernel => continue,
@@ -154,13 +145,13 @@ fn plan_modules(
             && alias.as_ref().is_none_or(|alias| index.add(&mut plan, alias).is_err())
             && driver.module.is_some()
         {
-            warnings.push(format!("a driver of {} is left out: {error}", found.device));
+            warnings.push(format!("a driver of {} is left out: {error}", device.display()));
         }
     }
-    index.add(&mut plan, kind).context("the target's filesystem")?;
-    for (_, names) in ASKED_FOR_LATER.iter().filter(|(of, _)| *of == kind) {
-        names.iter().for_each(|name| index.add_if_known(&mut plan, name));
+    for module in &destination.modules {
+        index.add(&mut plan, module).context("the target's filesystem")?;
     }
+    destination.wanted.iter().for_each(|name| index.add_if_known(&mut plan, name));
     for module in &args.add_modules {
         index.add(&mut plan, module).context("--add-module")?;
     }

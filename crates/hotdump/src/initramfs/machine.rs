@@ -162,9 +162,9 @@ pub(super) struct Driver {
     pub(super) modalias: Option<String>,
 }
 
-/// The drivers from a block device up to the machine's root.
-pub(super) fn drivers(root: &Path, device: &str) -> Vec<Driver> {
-    let Ok(start) = fs::canonicalize(root.join("sys/class/block").join(device)) else { return Vec::new() };
+/// The drivers from a device, a disk or a network interface in sysfs, up to the machine's root.
+pub(super) fn drivers(device: &Path) -> Vec<Driver> {
+    let Ok(start) = fs::canonicalize(device) else { return Vec::new() };
     let mut starts = vec![start.clone()];
     // A namespace of an NVMe subsystem hangs on the subsystem, and that has links to its controllers.
     if let Some(subsystem) = start.ancestors().find(|dir| is_child_of(dir, "nvme-subsystem")) {
@@ -311,13 +311,13 @@ mod tests {
     #[test]
     fn drivers_are_found_from_the_disk_to_the_root() {
         let machine = Machine::new();
-        let found = drivers(machine.0.path(), "vda1");
+        let found = drivers(&machine.path("sys/class/block/vda1"));
         let want = [
             Driver { module: Some("virtio_blk".into()), modalias: Some("virtio:d00000002v00001AF4".into()) },
             Driver { module: None, modalias: Some("pci:v00001AF4d00001001".into()) },
         ];
         assert_eq!(found, want);
-        assert!(drivers(machine.0.path(), "vdz").is_empty());
+        assert!(drivers(&machine.path("sys/class/block/vdz")).is_empty());
     }
 
     #[test]
@@ -333,7 +333,8 @@ mod tests {
             "sys/devices/virtual/nvme-subsystem/nvme-subsys0/nvme0",
             &format!("{controller}/nvme/nvme0"),
         );
-        assert_eq!(drivers(machine.0.path(), "nvme0n1")[0].module.as_deref(), Some("nvme"));
+        let found = drivers(&machine.path("sys/class/block/nvme0n1"));
+        assert_eq!(found[0].module.as_deref(), Some("nvme"));
     }
 
     #[test]

@@ -2,11 +2,13 @@
 
 mod archive;
 mod build;
+mod destination;
 mod glob;
 mod machine;
 mod modules;
 mod mounts;
 mod program;
+mod server;
 mod unpack;
 
 use std::path::PathBuf;
@@ -15,9 +17,13 @@ use anyhow::Context as _;
 use serde::Serialize;
 use vmcore::{Codec, DumpLevel};
 
-use crate::capture::{self, Action, FileFormat, Target};
+use crate::capture::network::Network;
+use crate::capture::{self, Action, FileFormat, LocalLog, Target};
 use crate::text;
 use crate::whole::{self, Readers};
+
+/// Where dumps go if not said.
+const DEFAULT_PATH: &str = "/var/crash";
 
 /// Options of `hotdump initramfs`.
 #[derive(Debug, Clone, clap::Args)]
@@ -25,15 +31,29 @@ pub(crate) struct Args {
     /// The file to write
     #[arg(long, short, value_name = "FILE")]
     pub(crate) output: PathBuf,
-    /// Filesystem to save to: UUID=..., LABEL=..., PARTUUID=... or a device [default: the one that holds --path]
+    /// Where to save to: UUID=..., LABEL=..., PARTUUID=..., a device, nfs:SERVER:/DIRECTORY or ssh://USER@SERVER[:PORT] [default: the filesystem that
+    /// holds --path]
     #[arg(long, value_name = "TARGET")]
     pub(crate) target: Option<Target>,
     /// The target's filesystem type [default: found from its superblock]
     #[arg(long, value_name = "TYPE")]
     pub(crate) fs: Option<String>,
-    /// Directory for the dumps: of the running system, or with --target below the target's root
-    #[arg(long, value_name = "DIR", default_value = "/var/crash")]
+    /// Directory for the dumps: of the running system, or with --target below the target's root; on a server this machine's
+    /// name follows
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_PATH)]
     pub(crate) path: PathBuf,
+    /// Options for the mount of an NFS target besides hotdump's own, such as vers=4.1 or port=20490
+    #[arg(long, value_name = "OPTIONS")]
+    pub(crate) nfs_options: Option<String>,
+    /// Private key for an SSH target; it must not ask for a passphrase [default: /root/.ssh/kdump_id_rsa]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) sshkey: Option<PathBuf>,
+    /// File with the keys of an SSH target's host; no other key is trusted [default: /root/.ssh/known_hosts]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) known_hosts: Option<PathBuf>,
+    /// Directory of this system for the log of a crash whose dump the server does not take, or none [default: /var/crash]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) local_log: Option<PathBuf>,
     /// Release of the capture kernel [default: the running kernel's]
     #[arg(long, value_name = "RELEASE")]
     pub(crate) kernel_release: Option<String>,
@@ -116,9 +136,13 @@ struct Report {
     unpacked: usize,
     compression: Compression,
     kernel_release: String,
-    target: Target,
-    fs: String,
+    target: Option<Target>,
+    /// The filesystem's type; none for a server.
+    fs: Option<String>,
     path: PathBuf,
+    /// The way to a server.
+    network: Option<Network>,
+    local_log: Option<LocalLog>,
     final_action: Action,
     failure_action: Action,
     dump_level: u8,
@@ -170,7 +194,19 @@ fn print(report: &Report) {
         report.output.display(),
         report.kernel_release
     );
-    println!("saves to {} ({}), directory {}", report.target, report.fs, report.path.display());
+    let target = report.target.as_ref().map(Target::to_string).unwrap_or_default();
+    let kind = report.fs.as_ref().map(|kind| format!(" ({kind})")).unwrap_or_default();
+    println!("saves to {target}{kind}, directory {}", report.path.display());
+    if let Some(network) = &report.network {
+        print_network(network);
+    }
+    if let Some(local) = &report.local_log {
+        println!(
+            "where the server fails, the log goes to {}, directory {}",
+            local.target,
+            local.path.display()
+        );
+    }
     if !report.command.is_empty() {
         println!("by the command {}", report.command.join(" "));
     }
@@ -180,4 +216,15 @@ fn print(report: &Report) {
     for warning in &report.warnings {
         eprintln!("hotdump: warning: {warning}");
     }
+}
+
+fn print_network(network: &Network) {
+    let addresses: Vec<String> = network.addresses.iter().map(ToString::to_string).collect();
+    let gateway = network.gateway.map(|gateway| format!(" by {gateway}")).unwrap_or_default();
+    println!(
+        "over the interface {} with {}, to {}{gateway}",
+        network.mac,
+        addresses.join(", "),
+        network.server
+    );
 }

@@ -18,6 +18,8 @@ pub(super) fn meaning(line: &str) -> Meaning {
             ("target", Value::String(value.to_owned())),
             ("fs", Value::String(directive.to_owned())),
         ]),
+        "ssh" => Meaning::text("target", format!("ssh://{value}")),
+        "sshkey" => Meaning::text("sshkey", value),
         "nfs" => Meaning::text("target", format!("nfs:{value}")),
         "core_collector" => match value.strip_prefix("makedumpfile") {
             Some(options) => collector(options),
@@ -40,7 +42,6 @@ pub(super) fn meaning(line: &str) -> Meaning {
 fn why_not(directive: &str) -> &'static str {
     match directive {
         "raw" => "hotdump saves to files of a filesystem, not to a bare device",
-        "ssh" | "sshkey" => "dumps by SSH cannot be configured",
         "virtiofs" => "virtiofs is no target of hotdump",
         "extra_bins" => "programs are put in one by one: see the key \"include\"",
         "kdump_pre" | "kdump_post" => {

@@ -72,6 +72,8 @@ fn of_variable(name: &str, value: &str) -> Meaning {
             Ok(count) => Meaning::Keys(vec![("keep-dumps", Value::Integer(count.into()))]),
             Err(_) => Meaning::not("this is no number of dumps"),
         },
+        "SSH" => Meaning::text("target", format!("ssh://{value}")),
+        "SSH_KEY" => Meaning::text("sshkey", value),
         "NFS" => Meaning::text("target", format!("nfs:{value}")),
         other => Meaning::not(why_not(other)),
     }
@@ -123,7 +125,6 @@ fn why_not(name: &str) -> &'static str {
         "KDUMP_DUMP_DMESG" => "the kernel log is saved in any case",
         "KDUMP_SYSCTL" => "when the kernel panics is not up to hotdump: put it in a file in /etc/sysctl.d",
         "KDUMP_STAMPDIR" | "KDUMP_STAMP" | "HOSTTAG" => "how dumps are named is not configurable",
-        "SSH" | "SSH_KEY" => "dumps by SSH cannot be configured",
         "NFS_TIMEO" | "NFS_RETRANS" | "NFS_MOUNT_RETRY" => {
             "there is no key for this property of an NFS mount"
         }
