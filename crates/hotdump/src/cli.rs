@@ -8,7 +8,7 @@ use clap::{CommandFactory, FromArgMatches as _, Parser, Subcommand};
 use crate::config::{self, Refusal};
 use crate::load::LoadError;
 use crate::text::{print, tell};
-use crate::{capture, dump, dumps, exit, initramfs, load, map, status, verify};
+use crate::{capture, dump, dumps, exit, initramfs, load, map, status, udev, verify, watch};
 
 /// kdump that stays true over CPU and memory hotplug
 ///
@@ -29,6 +29,10 @@ enum Command {
     Load(Box<load::Args>),
     /// Unload the crash kernel
     Unload(load::UnloadArgs),
+    /// Load the crash kernel again after CPUs or memory changed, where nobody else keeps it current
+    Watch(Box<watch::Args>),
+    /// Have a distribution's kdump rules skip events that kernel or module take care of
+    Udev(udev::Args),
     /// Tell what crash image is loaded
     Status(status::Args),
     /// Check whether a dump taken now would be complete
@@ -77,6 +81,8 @@ pub(crate) fn run(called_as: OsString, args: Vec<OsString>) -> u8 {
     match cli.command {
         Command::Load(args) => finish(load::run(&args)),
         Command::Unload(args) => finish(load::run_unload(&args)),
+        Command::Watch(args) => finish(watch::run(&args)),
+        Command::Udev(args) => finish(udev::run(&args)),
         Command::Status(args) => finish(status::run(&args)),
         Command::Verify(args) => finish(verify::run(&args)),
         Command::Map(args) => finish(map::run(&args)),

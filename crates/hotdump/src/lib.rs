@@ -23,8 +23,10 @@ mod record;
 mod saving;
 mod status;
 mod text;
+mod udev;
 mod unpack;
 mod verify;
+mod watch;
 mod whole;
 
 use std::ffi::{OsStr, OsString};

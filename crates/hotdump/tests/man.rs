@@ -137,6 +137,11 @@ fn the_udev_rules_know_the_module() {
     for part in [&*let_go, "ATTR{[misc/hotdump]follows_memory}", "ATTR{[misc/hotdump]follows_cpus}"] {
         assert!(rules.contains(part), "{part} is not in 98-hotdump.rules");
     }
+    // Where this unit runs, the rules leave events to it.
+    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../dist/hotdump-watch.service");
+    let unit = std::fs::read_to_string(unit).unwrap();
+    let directory = unit.lines().find_map(|line| line.strip_prefix("RuntimeDirectory=")).unwrap();
+    assert!(rules.contains(&format!("TEST==\"/run/{directory}\", GOTO=\"hotdump_end\"")), "{directory}");
 }
 
 #[test]

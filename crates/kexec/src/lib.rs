@@ -28,6 +28,7 @@ pub use error::{ImageError, PlanError, Refusal, TreeFault};
 pub use file_load::{FileLoadPlan, FileLoadRequest, plan_file_load};
 pub use module::{Followed, Module, ModuleError};
 pub use plan::{
-    CrashPlan, CrashRequest, Keeper, PlanFacts, Segment, SegmentFacts, SegmentKind, Warning, plan_crash,
+    CrashPlan, CrashRequest, Digests, Keeper, PlanFacts, Segment, SegmentFacts, SegmentKind, Warning,
+    plan_crash,
 };
 pub use syscall::{Call, SyscallError, Target, execute, unload};

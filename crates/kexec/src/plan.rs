@@ -1,13 +1,14 @@
 //! The plan of a crash image: what goes where, checked as far as it can be before the system call.
 
 use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::fmt;
 use std::fs::File;
 use std::io::Read as _;
 
 use elfcorehdr::{PhysAddr, PhysRange, RangeVec};
 use host::{Host, Reservations};
-use purgatory::{IDENTITY_OFFSET, Params, Region, Rtas, Slot, TREE_OFFSET, digest};
+use purgatory::{Digest, IDENTITY_OFFSET, Params, Region, Rtas, Slot, TREE_OFFSET, digest};
 use serde::{Deserialize, Serialize};
 
 use crate::arch;
@@ -35,6 +36,29 @@ pub struct CrashRequest<'a> {
     pub mem_max: Option<PhysAddr>,
     /// A flattened device tree to pass on in place of the machine's, where the user gave one. Only PowerPC's kernels take one.
     pub tree: Option<&'a [u8]>,
+    /// Digests of kernel and initrd from an earlier plan of the same bytes; empty ones are filled in. They are most of what a
+    /// plan costs.
+    pub digests: &'a Digests,
+}
+
+/// Digests of one kernel and one initrd, each taken at the first plan that wants it. Never to be used with other bytes: purgatory
+/// would refuse the image.
+#[derive(Debug, Default)]
+pub struct Digests {
+    kernel: OnceCell<Digest>,
+    initrd: OnceCell<Digest>,
+}
+
+impl Digests {
+    /// The digest of `segment`, a known one where it is of the kernel or the initrd.
+    fn of(&self, segment: &Segment<'_>) -> Digest {
+        let known = match segment.kind {
+            SegmentKind::Kernel => &self.kernel,
+            SegmentKind::Initrd => &self.initrd,
+            _ => return digest(&segment.data),
+        };
+        *known.get_or_init(|| digest(&segment.data))
+    }
 }
 
 /// Who keeps the crash header up to date while CPUs and memory come and go.
@@ -240,7 +264,7 @@ fn plan_image<'a>(host: &Host, request: &CrashRequest<'a>) -> Result<CrashPlan<'
         Params::new(random.identity, kernel_entry.0, draft.boot_place.start().0, serial_port.unwrap_or(0));
     draft.tell_of_trees(host, &mut params)?;
     let base = draft.purgatory.start();
-    let program = ours::image(base, &with_regions(params, &segments, request.keeper), &kernel_start);
+    let program = ours::image(base, &with_regions(params, &segments, request), &kernel_start);
     segments.push(Segment {
         kind: SegmentKind::Purgatory,
         place: draft.purgatory,
@@ -374,10 +398,10 @@ impl Draft {
 }
 
 /// `params` with a digest of every segment that is to be checked: the only pass over the data on this side of the call.
-fn with_regions(mut params: Params, segments: &[Segment<'_>], keeper: Keeper) -> Params {
-    for segment in segments.iter().filter(|segment| is_checked(segment, keeper)) {
+fn with_regions(mut params: Params, segments: &[Segment<'_>], request: &CrashRequest<'_>) -> Params {
+    for segment in segments.iter().filter(|segment| is_checked(segment, request.keeper)) {
         let (start, size) = (segment.place.start().0, segment.data.len() as u64);
-        let region = Region::new(segment.kind.name(), start, size, digest(&segment.data));
+        let region = Region::new(segment.kind.name(), start, size, request.digests.of(segment));
         // There are fewer kinds of segments than slots.
         let _ = params.push(region);
     }
@@ -606,8 +630,10 @@ mod tests {
         Host::at(format!("{}/../host/tests/fixtures/{name}", env!("CARGO_MANIFEST_DIR")))
     }
 
+    /// A request whose digests nobody knows.
     fn request<'a>(kernel: &'a [u8], initrd: Option<&'a [u8]>) -> CrashRequest<'a> {
         CrashRequest {
+            digests: Box::leak(Box::default()),
             kernel,
             initrd,
             cmdline: "console=ttyS0",
@@ -668,6 +694,31 @@ mod tests {
             plan.segments.iter().map(|segment| (segment.kind, segment.place)).collect::<Vec<_>>()
         };
         assert_eq!(places(), places());
+    }
+
+    #[test]
+    fn known_digests_are_taken_and_purgatory_is_told_the_same() {
+        let (kernel, initrd) = (sample_kernel(5000), vec![1; 10_000]);
+        let digests = Digests::default();
+        let told = |initrd| {
+            let request = CrashRequest { digests: &digests, ..request(&kernel, Some(initrd)) };
+            let plan = plan_image(&machine(MACHINES[0]), &request).unwrap();
+            let program = segment(&plan, SegmentKind::Purgatory);
+            let at = (plan.facts().purgatory_params.0 - program.place.start().0) as usize;
+            let params = Params::parse(program.data[at..].first_chunk().unwrap()).unwrap();
+            let checked = |name| params.regions().iter().find(|region| region.name() == name).unwrap().digest;
+            let [kernel, initrd] =
+                [SegmentKind::Kernel, SegmentKind::Initrd].map(|kind| checked(kind.name()));
+            let segment = |kind| digest(&segment(&plan, kind).data);
+            assert_eq!(kernel, segment(SegmentKind::Kernel));
+            (initrd, segment(SegmentKind::Initrd))
+        };
+        let (first, right) = told(&initrd);
+        assert_eq!(first, right);
+        // Other bytes with the same digests, which must not be: what purgatory is told shows that nothing was digested again.
+        let (second, right) = told(&[2; 10_000]);
+        assert_eq!(second, first);
+        assert_ne!(second, right);
     }
 
     #[cfg(target_arch = "x86_64")]

@@ -12,6 +12,10 @@ use super::keys::KEYS;
 /// The option that names the configuration, of every command that has defaults there.
 const OPTION: &str = "config";
 
+/// The command that loads again and again, and so takes what is configured for [`LOAD`].
+const WATCH: &str = "watch";
+const LOAD: &str = "load";
+
 /// Why a command line cannot be completed.
 #[derive(Debug)]
 pub(crate) enum Refusal {
@@ -25,6 +29,7 @@ pub(crate) enum Refusal {
 pub(crate) fn add_option(mut program: Command) -> Command {
     let mut commands: Vec<&str> = KEYS.iter().map(|key| key.command).collect();
     commands.dedup();
+    commands.push(WATCH);
     for command in commands {
         program = program.mut_subcommand(command, |command| {
             command.arg(
@@ -48,6 +53,7 @@ pub(crate) fn with_configured(program: &Command, mut args: Vec<OsString>) -> Res
     let matches = program.clone().try_get_matches_from(&args).map_err(Refusal::Usage)?;
     let Some((name, given)) = matches.subcommand() else { return Ok(args) };
     let Some(command) = program.find_subcommand(name) else { return Ok(args) };
+    let name = if name == WATCH { LOAD } else { name };
     if !KEYS.iter().any(|key| key.command == name) {
         return Ok(args);
     }
@@ -100,6 +106,10 @@ mod tests {
             (
                 &["load", "--hotplug", "--initrd=/x"],
                 &["load", "--remove=a", "--remove=b", "--hotplug", "--initrd=/x"],
+            ),
+            (
+                &["watch", "--settle=1", "--no-initrd"],
+                &["watch", "--keep=module", "--remove=a", "--remove=b", "--settle=1", "--no-initrd"],
             ),
             (&["initramfs", "-o", "x"], &["initramfs", "--fs=xfs", "--keep=3", "-o", "x"]),
         ] {

@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::AsFd as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -13,8 +14,8 @@ use abi::Reason;
 use elfcorehdr::PhysAddr;
 use host::{CrashHotplug, Host, Lockdown};
 use kexec::{
-    Call, CrashPlan, CrashRequest, FileLoadPlan, FileLoadRequest, Followed, Keeper, Module, ModuleError,
-    PlanError, PlanFacts, Refusal, SyscallError, Target, Warning, plan_crash, plan_file_load,
+    Call, CrashPlan, CrashRequest, Digests, FileLoadPlan, FileLoadRequest, Followed, Keeper, Module,
+    ModuleError, PlanError, PlanFacts, Refusal, SyscallError, Target, Warning, plan_crash, plan_file_load,
 };
 
 use crate::exit;
@@ -117,6 +118,16 @@ impl Opened {
         Ok(Self { what, path: path.to_owned(), file })
     }
 
+    fn stamp(&self) -> Result<Stamp, LoadError> {
+        let fault = |source| LoadError::File { what: self.what, path: self.path.clone(), source };
+        let metadata = self.file.metadata().map_err(fault)?;
+        Ok(Stamp {
+            file: (metadata.dev(), metadata.ino(), metadata.len()),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        })
+    }
+
     fn read(&self) -> Result<Vec<u8>, LoadError> {
         let fault = |source| LoadError::File { what: self.what, path: self.path.clone(), source };
         let mut bytes = Vec::new();
@@ -143,23 +154,54 @@ impl Files {
             dtb: job.dtb.as_deref().map(|path| Opened::open("device tree", path)).transpose()?,
         })
     }
+
+    /// What the files are now: kernel, initramfs, device tree.
+    fn stamps(&self) -> Result<Vec<Option<Stamp>>, LoadError> {
+        let files = [Some(&self.kernel), self.initrd.as_ref(), self.dtb.as_ref()];
+        files.into_iter().map(|file| file.map(Opened::stamp).transpose()).collect()
+    }
 }
 
-/// The files' contents, for kexec_load.
+/// The files' contents, for kexec_load, and what plans have found out about them.
 #[derive(Debug)]
 pub(crate) struct Contents {
     kernel: Vec<u8>,
     initrd: Option<Vec<u8>>,
     dtb: Option<Vec<u8>>,
+    digests: Digests,
+    /// What the files were when they were read.
+    stamps: Vec<Option<Stamp>>,
+}
+
+/// What tells a file from another, and from itself after a change: device, inode, size, and the times of the last change in
+/// seconds and nanoseconds, the second one not to be set by anybody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    file: (u64, u64, u64),
+    modified: (i64, i64),
+    changed: (i64, i64),
 }
 
 impl Contents {
     pub(crate) fn read(files: &Files) -> Result<Self, LoadError> {
         Ok(Self {
+            // Before the bytes: a file that changes meanwhile is another one afterwards.
+            stamps: files.stamps()?,
             kernel: files.kernel.read_unpacked()?,
             initrd: files.initrd.as_ref().map(Opened::read).transpose()?,
             dtb: files.dtb.as_ref().map(Opened::read).transpose()?,
+            digests: Digests::default(),
         })
+    }
+
+    /// What `known` holds, where the files are still what they were when it was read; else they are read.
+    pub(crate) fn read_again<'a>(known: &'a mut Option<Self>, files: &Files) -> Result<&'a Self, LoadError> {
+        let stamps = files.stamps()?;
+        let contents = match known.take().filter(|contents| contents.stamps == stamps) {
+            Some(contents) => contents,
+            None => Self::read(files)?,
+        };
+        Ok(known.insert(contents))
     }
 }
 
@@ -181,6 +223,7 @@ impl<'a> Plan<'a> {
             mem_min: job.mem_min,
             mem_max: job.mem_max,
             tree: contents.dtb.as_deref(),
+            digests: &contents.digests,
         };
         plan_crash(host, &request).map(|plan| Self::Load(Box::new(plan))).map_err(|source| job.failed(source))
     }
@@ -459,6 +502,20 @@ mod tests {
             assert_eq!(error.exit_code(), exit::FAILED);
         }
         Contents::read(&Files::open(&job(&kernel, &kernel)).unwrap()).unwrap();
+        let initrd = dir.path().join("initrd");
+        std::fs::write(&initrd, b"first").unwrap();
+        let mut known = None;
+        let mut read = || {
+            let files = Files::open(&job(&kernel, &initrd)).unwrap();
+            let contents = Contents::read_again(&mut known, &files).unwrap();
+            (contents.initrd.clone().unwrap(), contents.kernel.as_ptr())
+        };
+        let first = read();
+        assert_eq!(read(), first, "not read again");
+        // Another file by the same name, as it is replaced whole.
+        std::fs::write(dir.path().join("new"), b"other").unwrap();
+        std::fs::rename(dir.path().join("new"), &initrd).unwrap();
+        assert_eq!(read().0, b"other");
         // Packed, and cut: the unpacker's word for it.
         std::fs::write(&kernel, b"\x1f\x8b\x08\0").unwrap();
         let error = Contents::read(&Files::open(&job(&kernel, &kernel)).unwrap()).unwrap_err();

@@ -145,6 +145,11 @@ impl From<CrashHotplug> for Hotplug {
 /// # Errors
 /// [`LoadError`], which has its own exit code, or a report that could not be printed.
 pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
+    load(args, &mut None)
+}
+
+/// As [`run`], with what an earlier load read, which is read again only where it has changed, and kept for the next.
+pub(crate) fn load(args: &Args, known: &mut Option<Contents>) -> anyhow::Result<u8> {
     let host = Host::live();
     let mut means = Means::of(&host, args.by_file(&host))?;
     let choice = means.choose(args.keep())?;
@@ -152,13 +157,27 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     let files = Files::open(&job)?;
     // A plan is made for the machine as it is, so nobody may change what is loaded between plan and load.
     let _lock = if args.dry_run { None } else { Some(take_lock()?) };
-    let error = match args.attempt(&host, &job, &files, &means, &choice) {
+    let error = match args.attempt(&host, &job, (&files, known), &means, &choice) {
         Ok(code) => return Ok(code),
         Err(error) => error,
     };
     let choice = args.second_choice(&mut means, error)?;
     job.keeper = choice.keeper;
-    Ok(args.attempt(&host, &job, &files, &means, &choice)?)
+    Ok(args.attempt(&host, &job, (&files, known), &means, &choice)?)
+}
+
+/// Makes every check and reads and digests everything that [`load`] by the same `args` would, so that it need not.
+pub(crate) fn prepare(args: &Args, known: &mut Option<Contents>) -> anyhow::Result<()> {
+    let host = Host::live();
+    let means = Means::of(&host, args.by_file(&host))?;
+    let job = args.job(&host, means.choose(args.keep())?.keeper)?;
+    let files = Files::open(&job)?;
+    if means.by_file.is_some() {
+        Plan::by_file(&host, &job, &files, Target::Crash)?;
+    } else {
+        Plan::by_load(&host, &job, Contents::read_again(known, &files)?)?;
+    }
+    Ok(())
 }
 
 /// Unloads the crash image.
@@ -206,6 +225,15 @@ pub(crate) fn load_and_record(
 }
 
 impl Args {
+    /// Refuses what makes no sense for loads that come by themselves.
+    ///
+    /// # Errors
+    /// `--dry-run` or `--json` was given.
+    pub(crate) fn loads_for_real(&self) -> anyhow::Result<()> {
+        anyhow::ensure!(!self.dry_run && !self.json, "--dry-run and --json are for `hotdump load`");
+        Ok(())
+    }
+
     /// Fills in the defaults from the machine.
     fn job(&self, host: &Host, keeper: Keeper) -> anyhow::Result<Job> {
         let kernel = match &self.kernel {
@@ -258,7 +286,7 @@ impl Args {
         &self,
         host: &Host,
         job: &Job,
-        files: &Files,
+        (files, known): (&Files, &mut Option<Contents>),
         means: &Means,
         choice: &Choice,
     ) -> Result<u8, LoadError> {
@@ -266,8 +294,7 @@ impl Args {
             let plan = Plan::by_file(host, job, files, Target::Crash)?;
             return self.carry_out(host, job, &plan, means, choice);
         }
-        let contents = Contents::read(files)?;
-        let plan = Plan::by_load(host, job, &contents)?;
+        let plan = Plan::by_load(host, job, Contents::read_again(known, files)?)?;
         self.carry_out(host, job, &plan, means, choice)
     }
 

@@ -83,12 +83,37 @@ struct Answer {
     remarks: Vec<String>,
     /// The headers looked at: one, unless the one in force could not be told from leftovers.
     headers: Vec<Checked>,
+    /// Whether the image in force is surely none that hotdump loaded.
+    #[serde(skip)]
+    is_foreign: bool,
+}
+
+/// An answer in short, for who keeps the image current by loading it again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// Whether a dump taken now would be complete.
+    pub(crate) verdict: Verdict,
+    /// Whether kernel or module take care of every change; none if that cannot be told.
+    pub(crate) kept_current: Option<bool>,
+    /// Whether the image in force is surely none that hotdump loaded.
+    pub(crate) is_foreign: bool,
+    /// What keeps the verdict from being "complete", and who keeps the image current, in words.
+    pub(crate) words: String,
+}
+
+/// How the loaded image stands.
+pub(crate) fn standing(host: &Host) -> Standing {
+    let answer = check(host);
+    let words =
+        answer.shortcomings().into_iter().chain(answer.keeping.clone()).collect::<Vec<_>>().join("; ");
+    let Answer { verdict, kept_current, is_foreign, .. } = answer;
+    Standing { verdict, kept_current, is_foreign, words }
 }
 
 /// In the order of severity: the worst of several counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize)]
 #[serde(rename_all = "snake_case")]
-enum Verdict {
+pub(crate) enum Verdict {
     Complete,
     #[default]
     Unknown,
@@ -206,9 +231,10 @@ fn try_check(
         Ok(kcore) => sight::trees(host, kcore, main, keeping.armed()).map_err(text)?,
         Err(_) => Vec::new(),
     };
-    Ok(judge(sight, facts, main, ours)
+    let answer = judge(sight, facts, main, ours)
         .with(tree::findings(&trees, &facts.cpus))
-        .kept(keeping, ours.map(|record| record.keeper)))
+        .kept(keeping, ours.map(|record| record.keeper));
+    Ok(Answer { is_foreign: ours.is_none(), ..answer })
 }
 
 fn text(error: HostError) -> String {
