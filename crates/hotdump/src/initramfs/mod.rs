@@ -31,7 +31,7 @@ pub(crate) struct Args {
     /// The file to write
     #[arg(long, short, value_name = "FILE")]
     pub(crate) output: PathBuf,
-    /// Where to save to: UUID=..., LABEL=..., PARTUUID=..., a device, nfs:SERVER:/DIRECTORY or ssh://USER@SERVER[:PORT] [default: the filesystem that
+    /// Where to save to: UUID=..., LABEL=..., PARTUUID=..., a device, nfs:SERVER:/DIRECTORY or ssh://USER@SERVER (with :PORT where it is not 22) [default: the filesystem that
     /// holds --path]
     #[arg(long, value_name = "TARGET")]
     pub(crate) target: Option<Target>,

@@ -86,7 +86,7 @@ impl State {
     pub(super) fn words(self) -> (&'static str, &'static str) {
         match self {
             Self::Covered => ("covered", "in use, and in the crash header"),
-            Self::HotAdded => ("hot-added", "the same, plugged in since the boot"),
+            Self::HotAdded => ("hot-added", "the same, not in the boot memory map"),
             Self::Missing => ("MISSING", "in use, and in no crash header"),
             Self::Gone => ("GONE", "in the crash header, and not there any more"),
             Self::Unknown => ("in use", "whether it is in the crash header cannot be told"),

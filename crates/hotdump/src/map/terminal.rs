@@ -145,7 +145,7 @@ one letter: 8 MiB
             legend,
             [
                 "  #  covered        3.7 GiB  in use, and in the crash header",
-                "  +  hot-added      256 MiB  the same, plugged in since the boot",
+                "  +  hot-added      256 MiB  the same, not in the boot memory map",
                 "  !  MISSING        128 MiB  in use, and in no crash header",
                 "  X  GONE           128 MiB  in the crash header, and not there any more",
                 "  R  reserved       256 MiB  for the capture kernel (crashkernel=)",
