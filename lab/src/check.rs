@@ -17,6 +17,7 @@ use object::read::elf::{FileHeader, ProgramHeader};
 use object::{Endianness, ReadCache};
 
 use crate::arch::Arch;
+use crate::kdump;
 
 /// A crash dump in ELF form.
 pub struct Core {
@@ -68,6 +69,10 @@ impl Core {
     /// Opens a core of a machine of this architecture and reads its headers.
     pub fn open(path: &Path, arch: Arch) -> Result<Core> {
         let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
+        let mut start = [0; 8];
+        if file.read_exact_at(&mut start, 0).is_ok() && start == kdump::SIGNATURE {
+            return Core::of_kdump(&file, &path.with_extension("memory"), arch);
+        }
         let size = file.metadata()?.len();
         let cache = ReadCache::new(file.try_clone()?);
         let header =
@@ -91,6 +96,22 @@ impl Core {
         Ok(core)
     }
 
+    /// Unpacks a kdump-compressed dump into the file `memory`.
+    fn of_kdump(file: &File, memory: &Path, arch: Arch) -> Result<Core> {
+        let dump = kdump::unpack(file, memory)?;
+        let segments = dump.held.iter().map(|held| Segment { memory: held.clone(), offset: held.start });
+        let mut core = Core {
+            file: File::open(memory)?,
+            segments: segments.collect(),
+            cpus: Vec::new(),
+            has_vmcoreinfo: false,
+        };
+        for (name, kind, content) in kdump::notes(&dump.notes) {
+            core.take_note(name, elf::NoteType(u32::try_from(kind)?), content, arch)?;
+        }
+        Ok(core)
+    }
+
     fn read_notes(
         &mut self,
         program: &elf::ProgramHeader64<Endianness>,
@@ -100,13 +121,18 @@ impl Core {
     ) -> Result<()> {
         let Some(mut notes) = program.notes(endian, cache)? else { return Ok(()) };
         while let Some(note) = notes.next()? {
-            match (note.name(), note.n_type(endian)) {
-                (b"CORE", elf::NT_PRSTATUS) => {
-                    self.cpus.push(Registers::read(note.desc(), arch).context("a CPU's note is too short")?);
-                }
-                (b"VMCOREINFO", _) => self.has_vmcoreinfo = true,
-                _ => {}
+            self.take_note(note.name(), note.n_type(endian), note.desc(), arch)?;
+        }
+        Ok(())
+    }
+
+    fn take_note(&mut self, name: &[u8], kind: elf::NoteType, content: &[u8], arch: Arch) -> Result<()> {
+        match (name, kind) {
+            (b"CORE", elf::NT_PRSTATUS) => {
+                self.cpus.push(Registers::read(content, arch).context("a CPU's note is too short")?);
             }
+            (b"VMCOREINFO", _) => self.has_vmcoreinfo = true,
+            _ => {}
         }
         Ok(())
     }
@@ -114,6 +140,11 @@ impl Core {
     /// What the CPUs left, in their order.
     pub fn cpus(&self) -> &[Registers] {
         &self.cpus
+    }
+
+    /// How much memory the dump holds, in bytes.
+    pub fn held(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.memory.end - segment.memory.start).sum()
     }
 
     /// Whether the crashed kernel's vmcoreinfo is there.

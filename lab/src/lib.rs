@@ -39,6 +39,7 @@ pub mod debug_kernel;
 pub mod dump;
 pub mod files;
 pub mod guest;
+pub mod kdump;
 pub mod lab;
 pub mod machine;
 pub mod product;

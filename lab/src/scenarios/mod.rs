@@ -56,6 +56,7 @@ pub fn all() -> Vec<Scenario> {
 pub fn long() -> Vec<Scenario> {
     [
         module::LONG,
+        rounds::LONG,
         service::LONG,
         powerpc::LONG,
         stores::LONG,

@@ -1,9 +1,11 @@
 //! The main job on each kernel, by each way.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::scenarios;
 use crate::cache::KernelLine::{self, V6_1, V6_12, V7};
+use crate::check::Core;
+use crate::guest::Crashed;
 use crate::lab::{BUSYBOX_CAPTURE, Lab};
 use crate::machine::{GIB, MIB};
 use crate::product::By;
@@ -17,7 +19,10 @@ scenarios! {
     uefi: "6.12 booted by UEFI",
     high: "a reservation above 4 GiB",
     busybox: "a busybox initramfs in place of hotdump's",
+    filtered: "6.12, a DIMM and a CPU added, a dump of level 17 by kdump and zlib: free pages out, every page of a user's program in",
     stale_6_1: "6.1 has no crash hotplug: the added memory is missing, and verify had named it",
+    ; long:
+    filtered_31: "the same at level 31: every page of a user's program out",
 }
 
 /// What is added at a time.
@@ -42,6 +47,42 @@ pub(super) fn control_on(lab: &Lab, name: &str, kernel: KernelLine) -> Result<()
     guest.add_cpu()?;
     guest.fill()?;
     guest.crash(1)?.complete()
+}
+
+/// Free pages are left out, others kept.
+fn filtered(lab: &Lab, name: &str) -> Result<()> {
+    let (crashed, core) = compressed(lab, name, 17)?;
+    let memory: u64 = crashed.before.online_bytes();
+    ensure!(core.held() < memory * 9 / 10, "of {memory} bytes of memory {} are in the dump", core.held());
+    let manifest = crashed.manifest.as_ref().context("no memory was filled")?;
+    core.compare(manifest, &crashed.hot_added)?.all_right()
+}
+
+/// All is left out that can be.
+fn filtered_31(lab: &Lab, name: &str) -> Result<()> {
+    let (crashed, core) = compressed(lab, name, 31)?;
+    let manifest = crashed.manifest.as_ref().context("no memory was filled")?;
+    let findings = core.compare(manifest, &crashed.hot_added)?;
+    ensure!(findings.missing == findings.pages, "pages of a user's program are in the dump: {findings}");
+    Ok(())
+}
+
+/// A dump of this level in the format kdump, taken in a capture kernel.
+fn compressed(lab: &Lab, name: &str, level: u8) -> Result<(Crashed, Core)> {
+    let mut guest = lab.guest(name, V6_12)?.boot()?;
+    let level = level.to_string();
+    guest.make_initramfs_with(&["--dump-level", &level, "--format", "kdump", "--compression", "zlib"])?;
+    guest.load(By::Load, &["--hotplug"])?;
+    guest.add_memory(DIMM)?;
+    let new_cpu = guest.add_cpu()?;
+    guest.verify_says_complete()?;
+    guest.fill_at_most(96 * MIB)?;
+    let crashed = guest.crash(new_cpu)?;
+    let report = crashed.report()?;
+    crashed.tell.say(format!("memory: {}", report["memory"]));
+    let core = Core::open(&crashed.dump()?.vmcore()?, crashed.arch)?;
+    crashed.has_notes(&core)?;
+    Ok((crashed, core))
 }
 
 /// The main job: load, add memory and a CPU, panic, capture, check.

@@ -1,0 +1,141 @@
+//! Reads kdump-compressed dumps (version 6, pages by zlib or plain), for the [checker](crate::check) and with no code of hotdump's.
+//!
+//! Layout, little-endian, read off makedumpfile's `diskdump_mod.h`: a header block, a sub-header, two bitmaps of page frames of which the
+//! second says what is in the dump, a descriptor for each of those, and the pages' data anywhere.
+
+use std::fs::File;
+use std::io::Read;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use flate2::read::ZlibDecoder;
+use lab_agent::pattern::PAGE;
+
+/// How such a file begins.
+pub const SIGNATURE: &[u8] = b"KDUMP   ";
+
+/// A descriptor: offset, size, flags, and a word that nobody uses.
+const DESCRIPTOR: usize = 24;
+/// Its flag for zlib; none is a page as it is.
+const ZLIB: u32 = 1;
+
+/// What a dump holds.
+pub struct Kdump {
+    /// The notes, as they were in the core.
+    pub notes: Vec<u8>,
+    /// Runs of memory that the dump holds, by physical address.
+    pub held: Vec<Range<u64>>,
+}
+
+/// Writes the pages of the dump `from` into `to`, each at its physical address, and tells which there are.
+///
+/// # Errors
+/// If the file is none, or incomplete, or has a page that cannot be read.
+pub fn unpack(from: &File, to: &Path) -> Result<Kdump> {
+    let mut header = vec![0; 2 * PAGE];
+    from.read_exact_at(&mut header, 0).context("reading the dump's header")?;
+    let int = |at: usize| number(&header, at, 4);
+    let long = |at: usize| number(&header, PAGE + at, 8);
+    let (status, block, sub_blocks, bitmap_blocks) = (int(424), int(428), int(432), int(436));
+    ensure!(block == PAGE as u64, "pages of {block} bytes: the lab reads those of {PAGE}");
+    ensure!(status & 8 == 0, "the header says that the dump is incomplete");
+    let notes = read(from, long(48), long(56))?;
+    let bitmaps = read(from, (1 + sub_blocks) * block, bitmap_blocks * block)?;
+    let second = &bitmaps[bitmaps.len() / 2..];
+    let frames =
+        (0..second.len() as u64 * 8).filter(|frame| second[(frame / 8) as usize] >> (frame % 8) & 1 == 1);
+    let mut descriptors = (1 + sub_blocks + bitmap_blocks) * block;
+    let memory = File::create(to).with_context(|| format!("creating {}", to.display()))?;
+    let mut held: Vec<Range<u64>> = Vec::new();
+    for frame in frames {
+        let descriptor = read(from, descriptors, DESCRIPTOR as u64)?;
+        descriptors += DESCRIPTOR as u64;
+        let (offset, size, flags) =
+            (number(&descriptor, 0, 8), number(&descriptor, 8, 4), number(&descriptor, 12, 4));
+        let mut page = read(from, offset, size).with_context(|| format!("page frame {frame:#x}"))?;
+        if flags == u64::from(ZLIB) {
+            let mut plain = Vec::new();
+            ZlibDecoder::new(page.as_slice())
+                .read_to_end(&mut plain)
+                .with_context(|| format!("page frame {frame:#x}"))?;
+            page = plain;
+        } else if flags != 0 {
+            bail!("page frame {frame:#x} is packed in way {flags:#x}: the lab reads zlib");
+        }
+        ensure!(page.len() == PAGE, "page frame {frame:#x} has {} bytes", page.len());
+        let address = frame * block;
+        if page.iter().any(|byte| *byte != 0) {
+            memory.write_all_at(&page, address)?;
+        }
+        match held.last_mut() {
+            Some(last) if last.end == address => last.end += block,
+            _ => held.push(address..address + block),
+        }
+    }
+    // Zeros at the end are a hole.
+    memory.set_len(held.last().map_or(0, |last| last.end))?;
+    Ok(Kdump { notes, held })
+}
+
+/// Notes by their names, types and contents.
+pub fn notes(bytes: &[u8]) -> Vec<(&[u8], u64, &[u8])> {
+    let mut found = Vec::new();
+    let mut rest = bytes;
+    while rest.len() >= 12 {
+        let [name, content] = [number(rest, 0, 4), number(rest, 4, 4)].map(|size| size as usize);
+        let kind = number(rest, 8, 4);
+        let content_at = 12 + name.next_multiple_of(4);
+        let Some(note) = rest.get(content_at..content_at + content) else { break };
+        found.push((rest[12..12 + name].strip_suffix(b"\0").unwrap_or(&rest[12..12 + name]), kind, note));
+        let Some(next) = rest.get(content_at + content.next_multiple_of(4)..) else { break };
+        rest = next;
+    }
+    found
+}
+
+fn read(file: &File, offset: u64, size: u64) -> Result<Vec<u8>> {
+    let length = file.metadata()?.len();
+    let fits = offset.checked_add(size).is_some_and(|end| end <= length);
+    ensure!(fits, "{size} bytes at {offset:#x} of a file of {length} bytes");
+    let mut bytes = vec![0; usize::try_from(size)?];
+    file.read_exact_at(&mut bytes, offset)?;
+    Ok(bytes)
+}
+
+/// The little-endian number of `size` bytes at an offset; what lies beyond the end is 0.
+fn number(bytes: &[u8], at: usize, size: usize) -> u64 {
+    let part = bytes.get(at..at + size).unwrap_or_default();
+    part.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notes_one_after_another() {
+        let mut bytes = vec![5, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0];
+        bytes.extend(b"CORE\0\0\0\0ab\0\0");
+        bytes.extend([0, 0, 0, 0, 1, 0, 0, 0, 7, 0, 0, 0, b'x', 0, 0, 0, 1, 2]);
+        assert_eq!(notes(&bytes), [(&b"CORE"[..], 1, &b"ab"[..]), (&b""[..], 7, &b"x"[..])]);
+        assert_eq!(notes(&bytes[..20]), []);
+    }
+
+    #[test]
+    fn what_is_no_dump_is_refused() {
+        let dir = tempfile();
+        for bytes in [vec![], vec![0; 100], vec![0; 3 * PAGE], vec![0xff; 3 * PAGE]] {
+            std::fs::write(dir.join("dump"), &bytes).unwrap();
+            assert!(unpack(&File::open(dir.join("dump")).unwrap(), &dir.join("memory")).is_err());
+        }
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    fn tempfile() -> std::path::PathBuf {
+        let dir = std::env::temp_dir().join(format!("hotdump-lab-kdump-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        dir
+    }
+}
