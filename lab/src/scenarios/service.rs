@@ -1,20 +1,23 @@
 //! hotdump as an administrator has it: installed from our packages in a whole Debian, and no command typed after that.
 
 use std::path::PathBuf;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::scenarios;
 use crate::cache::KernelLine::{self, V6_1, V6_12};
-use crate::guest::Guest;
+use crate::guest::{Guest, patience};
 use crate::lab::Lab;
 use crate::machine::{GIB, MIB};
 use crate::userland::DEBS;
 
 scenarios! {
+    ;
+    long:
     service_6_1: "a whole Debian 12: packages installed, reboot, memory and a CPU added, panic, reboot: no command typed; the module by DKMS",
-    ; long:
     service_6_12: "the same on Debian 13, kept current by the kernel's own handler: without hotdump-dkms",
     service_reload: "the same on Debian 12 without the module: udev has the service load again",
 }
@@ -36,9 +39,7 @@ fn service(lab: &Lab, name: &str, line: KernelLine, keeper: &str, packages: &[&s
     let debs: Vec<PathBuf> = packages.iter().map(|package| lab.deb(package)).collect::<Result<_>>()?;
     let mut guest = lab.guest(name, line)?.memory(GIB).debian(&debs)?.boot()?;
     up(&mut guest)?;
-    let installed = guest.shell(&format!("dpkg --install {DEBS}/*.deb"))?;
-    installed.ok()?;
-    guest.say(format!("packages installed: {:.1} s", installed.took().as_secs_f64()));
+    install(&mut guest)?;
     let mut guest = guest.reboot()?;
     up(&mut guest)?;
     let status = status(&mut guest)?;
@@ -64,6 +65,24 @@ fn service(lab: &Lab, name: &str, line: KernelLine, keeper: &str, packages: &[&s
     there.says("sysrq triggered crash")?;
     guest.shell("test $(stat -c %a /var/crash/*/vmcore) = 600")?.ok()?;
     purge(&mut guest)
+}
+
+/// Installs the packages. DKMS builds the module in the guest meanwhile, which takes longer than a program may that the agent runs.
+fn install(guest: &mut Guest) -> Result<()> {
+    let (start, limit) = (Instant::now(), patience(600));
+    let line =
+        format!("(dpkg --install {DEBS}/*.deb; echo exit code $?) > /tmp/installed 2>&1 < /dev/null &");
+    guest.shell(&line)?.ok()?;
+    loop {
+        let told = guest.read_text("/tmp/installed")?;
+        if told.contains("exit code ") {
+            ensure!(told.ends_with("exit code 0"), "{told}");
+            guest.say(format!("packages installed: {:.1} s", start.elapsed().as_secs_f64()));
+            return Ok(());
+        }
+        ensure!(start.elapsed() < limit, "dpkg is not done after {} s: {told}", limit.as_secs());
+        sleep(Duration::from_secs(1));
+    }
 }
 
 /// Waits until the guest is all up, and sees that every unit of it is well.
