@@ -43,19 +43,8 @@ impl Server {
         fs::write(home.join(NFS_SETTINGS), nfs_settings(port))?;
         let settings = format!("{FILES}/{NFS_SETTINGS}");
         let log = format!("{FILES}/server.log");
-        let argv = [
-            "ganesha.nfsd",
-            "-F",
-            "-x",
-            "-f",
-            &settings,
-            "-L",
-            &log,
-            "-N",
-            "EVENT",
-            "-p",
-            "/run/ganesha/pid",
-        ];
+        let argv =
+            ["ganesha.nfsd", "-F", "-f", &settings, "-L", &log, "-N", "EVENT", "-p", "/run/ganesha/pid"];
         Server::start(lab, &home, port, &argv)
     }
 
@@ -165,9 +154,9 @@ pub fn ssh_client(lab: &Lab) -> Result<Vec<(String, PathBuf)>> {
         let list = debian::output(list.args(["/lib64/ld-linux-x86-64.so.2", "--list", program]))?;
         let libraries = list.lines().filter_map(|line| line.split("=> ").nth(1)?.split(" (").next());
         for path in libraries.chain([program]) {
-            // Directories of the root have moved below usr.
-            let path = if path.starts_with("/lib") { format!("/usr{path}") } else { path.to_owned() };
             let from = fs::canonicalize(root.join(path.trim_start_matches('/')))?;
+            // Guests have one place for what an old root keeps in two.
+            let path = if path.starts_with("/lib") { format!("/usr{path}") } else { path.to_owned() };
             files.push((path, from));
         }
     }
