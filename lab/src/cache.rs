@@ -213,9 +213,10 @@ impl Cache {
         if !target.exists() {
             install(&target, |new| {
                 debian::make_root(KernelLine::V6_1.suite(), &SERVERS, new)?;
-                for dir in ["dev", "run", "srv", "var/lib/nfs"] {
+                for dir in ["dev", "proc", "run", "srv", "var/lib/nfs"] {
                     fs::create_dir_all(new.join(dir))?;
                 }
+                std::os::unix::fs::symlink("/proc/self/mounts", new.join("etc/mtab"))?;
                 // Packages that are not set up have no users.
                 fs::write(new.join("etc/passwd"), SERVER_USERS)?;
                 Ok(())

@@ -22,7 +22,7 @@ const FILES: &str = "/srv";
 const NFS_SETTINGS: &str = "ganesha.conf";
 const SSH_SETTINGS: &str = "sshd.conf";
 /// What a server's files are mounted below, and what has to be private to each.
-const ENTER: &str = "mount --bind \"$2\" \"$1/srv\" && mount --rbind /dev \"$1/dev\" && mount -t tmpfs run \"$1/run\" && mount -t tmpfs state \"$1/var/lib/nfs\" && \
+const ENTER: &str = "mount --bind \"$2\" \"$1/srv\" && mount -t proc proc \"$1/proc\" && mount --rbind /dev \"$1/dev\" && mount -t tmpfs run \"$1/run\" && mount -t tmpfs state \"$1/var/lib/nfs\" && \
                      mkdir -p \"$1/run/ganesha\" \"$1/run/sshd\" \"$1/var/lib/nfs/ganesha\" && root=$1 && shift 2 && \
                      exec chroot \"$root\" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin \"$@\"";
 

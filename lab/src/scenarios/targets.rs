@@ -78,7 +78,7 @@ fn target_ssh(lab: &Lab, name: &str) -> Result<()> {
 }
 
 fn nfs_client<'a>(lab: &'a Lab, name: &str) -> Result<Plan<'a>> {
-    Ok(lab.guest(name, V6_12)?.network().modules(&["nfs", "nfsv4"]))
+    Ok(lab.guest(name, V6_12)?.network().modules(&["nfs", "nfsv4", "nfsv3"]))
 }
 
 /// Boots a guest, brings its network up and mounts its disk.

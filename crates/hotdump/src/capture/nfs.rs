@@ -14,8 +14,9 @@ use super::remote::NfsExport;
 
 /// NFS's port (RFC 7530, section 3.1).
 const PORT: u16 = 2049;
-/// Versions to try, the best first.
-const VERSIONS: [&str; 4] = ["4.2", "4.1", "4.0", "3"];
+/// Versions to try, the best first. 4.2 has nothing that a dump needs, and reads files with holes by a request of its own
+/// (READ_PLUS), which NFS-Ganesha 4.3 answers so that Linux 6.12 reports an I/O error.
+const VERSIONS: [&str; 3] = ["4.1", "4.0", "3"];
 /// Errors by which server or kernel say that they do not do a version.
 const OTHER_VERSION: [Errno; 4] = [Errno::PROTONOSUPPORT, Errno::INVAL, Errno::NOENT, Errno::NODEV];
 
