@@ -3,33 +3,13 @@
 mod support;
 
 use std::fs::File;
-use std::io::{self, Read as _, Seek as _};
+use std::io::{Read as _, Seek as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 
 use elfcorehdr::PhysAddr;
 use proptest::prelude::*;
-use support::{ElfCore, PAGE};
-use vmcore::{BadRun, Core, ReadAt, copy_sparse};
-
-/// A source in memory in which some pages cannot be read.
-struct Holed {
-    bytes: Vec<u8>,
-    bad: Vec<usize>,
-}
-
-impl ReadAt for Holed {
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        let pages = offset as usize / PAGE..(offset as usize + buf.len()).div_ceil(PAGE);
-        if self.bad.iter().any(|bad| pages.contains(bad)) {
-            return Err(io::Error::from_raw_os_error(14));
-        }
-        self.bytes.read_at(offset, buf)
-    }
-
-    fn size(&self) -> io::Result<u64> {
-        Ok(self.bytes.len() as u64)
-    }
-}
+use support::{ElfCore, Holed, PAGE};
+use vmcore::{BadRun, Core, copy_sparse};
 
 fn contents(mut file: &File) -> Vec<u8> {
     let mut bytes = Vec::new();

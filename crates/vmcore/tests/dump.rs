@@ -10,7 +10,7 @@ use std::sync::Mutex;
 
 use elfcorehdr::PhysAddr;
 use proptest::prelude::*;
-use support::{ElfCore, PAGE};
+use support::{ElfCore, Holed, PAGE};
 use vmcore::dump::{DumpError, DumpOptions, Flattened, Format, Sink, Written, write_dump};
 use vmcore::{Codec, Core, Dump, Frame, ReadAt, Selection};
 
@@ -54,26 +54,6 @@ impl Sink for Disk {
         let len = disk.len().max(len as usize);
         disk.resize(len, 0);
         Ok(())
-    }
-}
-
-/// A source in memory in which some pages cannot be read.
-struct Holed {
-    bytes: Vec<u8>,
-    bad: Vec<usize>,
-}
-
-impl ReadAt for Holed {
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        let pages = offset as usize / PAGE..(offset as usize + buf.len()).div_ceil(PAGE);
-        if self.bad.iter().any(|bad| pages.contains(bad)) {
-            return Err(io::Error::from_raw_os_error(14));
-        }
-        self.bytes.read_at(offset, buf)
-    }
-
-    fn size(&self) -> io::Result<u64> {
-        Ok(self.bytes.len() as u64)
     }
 }
 

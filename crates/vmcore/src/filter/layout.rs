@@ -5,7 +5,7 @@
 //! page until 6.5 and is the low byte of that page's flags since; hugetlb was a destructor until 6.5, a flag of the second page until 6.8,
 //! a page type since; `compound_head` became `compound_info` in 7.1, which is no pointer any more: only its lowest bit is read here.
 
-use super::DumpLevel;
+use super::{DumpLevel, to_usize};
 use crate::vmcoreinfo::{InfoError, VmcoreInfo};
 
 /// The kernels whose pages are known, as (major, minor): the first and the last.
@@ -187,10 +187,6 @@ fn bit(number: u64) -> u64 {
 #[allow(clippy::cast_possible_truncation)]
 fn to_type(number: u64) -> PageType {
     PageType(number as u32)
-}
-
-fn to_usize(number: u64) -> usize {
-    usize::try_from(number).unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]

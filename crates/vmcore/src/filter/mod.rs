@@ -232,6 +232,11 @@ fn is_user(address: VirtAddr) -> bool {
     address.0 >> 63 == 0
 }
 
+/// A number as an index; one that is too large is beyond the end of everything.
+fn to_usize(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
 /// What came by on the walk.
 #[derive(Debug, Default)]
 struct Seen {

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::layout::Layout;
 use super::page::{Pages, Use};
+use super::to_usize;
 use crate::bitmap::Frame;
 use crate::elf::{Core, CoreError};
 use crate::source::{ReadAt, VirtAddr, VirtualMemory};
@@ -187,8 +188,4 @@ fn offset(address: VirtAddr, bytes: u64) -> VirtAddr {
 
 fn u64_of(bytes: &[u8]) -> u64 {
     bytes.first_chunk().copied().map(u64::from_le_bytes).unwrap_or(0)
-}
-
-fn to_usize(number: u64) -> usize {
-    usize::try_from(number).unwrap_or(usize::MAX)
 }

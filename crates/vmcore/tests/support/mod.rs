@@ -1,9 +1,31 @@
 //! Synthetic crashed machines: an ELF core built from pieces, page tables, a printk ring buffer written by the kernel's rules.
 #![allow(dead_code, reason = "each test program uses its own part")]
 
-use vmcore::{CoreError, VirtAddr, VirtualMemory};
+use std::io;
+
+use vmcore::{CoreError, ReadAt, VirtAddr, VirtualMemory};
 
 pub(crate) const PAGE: usize = 4096;
+
+/// A source in memory in which some pages cannot be read.
+pub(crate) struct Holed {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) bad: Vec<usize>,
+}
+
+impl ReadAt for Holed {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        let pages = offset as usize / PAGE..(offset as usize + buf.len()).div_ceil(PAGE);
+        if self.bad.iter().any(|bad| pages.contains(bad)) {
+            return Err(io::Error::from_raw_os_error(14));
+        }
+        self.bytes.read_at(offset, buf)
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.bytes.len() as u64)
+    }
+}
 
 /// An ELF core in the making.
 #[derive(Clone)]
