@@ -33,7 +33,7 @@ enum Command {
     Watch(Box<watch::Args>),
     /// Have a distribution's kdump rules skip events that kernel or module take care of
     Udev(udev::Args),
-    /// Tell what crash image is loaded
+    /// Tell on one screen what is loaded, whether it is current, and where dumps go
     Status(status::Args),
     /// Check whether a dump taken now would be complete
     Verify(verify::Args),

@@ -114,10 +114,16 @@ pub(crate) fn moment(seconds: u64) -> String {
     time.map_or_else(|| format!("{seconds} s after 1970"), |time| time.to_string())
 }
 
-/// How long ago that is, if it is not to come: `, 5 s ago`.
+/// How long ago that is, if it is not to come, in the largest unit of which it is at least two: `, 5 s ago`.
 pub(crate) fn ago(seconds: u64) -> String {
     let since = SystemTime::now().duration_since(UNIX_EPOCH + Duration::from_secs(seconds));
-    since.map_or_else(|_| String::new(), |since| format!(", {} s ago", since.as_secs()))
+    since.map_or_else(|_| String::new(), |since| format!(", {} ago", age(since.as_secs())))
+}
+
+fn age(seconds: u64) -> String {
+    const UNITS: [(&str, u64); 3] = [("days", 86_400), ("h", 3_600), ("min", 60)];
+    let unit = UNITS.iter().find(|(_, unit)| seconds >= 2 * unit);
+    unit.map_or_else(|| format!("{seconds} s"), |(name, unit)| format!("{} {name}", seconds / unit))
 }
 
 /// `count` with the noun that fits it: `1 range`, `2 ranges`.
@@ -198,7 +204,17 @@ mod tests {
         assert_eq!(moment(1_795_374_000), "2026-11-22T19:00:00Z");
         assert_eq!(moment(u64::MAX), format!("{} s after 1970", u64::MAX));
         assert_eq!(ago(u64::from(u32::MAX) * 4), "");
-        assert!(ago(0).ends_with(" s ago"));
+        assert!(ago(0).ends_with(" days ago"));
+        for (seconds, shown) in [
+            (0, "0 s"),
+            (119, "119 s"),
+            (120, "2 min"),
+            (7_199, "119 min"),
+            (7_200, "2 h"),
+            (172_800, "2 days"),
+        ] {
+            assert_eq!(age(seconds), shown);
+        }
     }
 
     #[test]

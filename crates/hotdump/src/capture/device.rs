@@ -79,6 +79,12 @@ fn partition_uuid(root: &Path, name: &str) -> Option<String> {
     uevent.lines().find_map(|line| Some(line.strip_prefix("PARTUUID=")?.to_ascii_lowercase()))
 }
 
+/// A node's name in sysfs: `/dev/cciss/c0d0` is `cciss!c0d0` in sysfs.
+pub(crate) fn sysfs_name(root: &Path, node: &Path) -> Option<String> {
+    let dev = root.join("dev").canonicalize().ok()?;
+    Some(node.strip_prefix(dev).ok()?.to_str()?.replace('/', "!"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,7 +1,7 @@
 //! The initramfs as a cpio archive (newc): the same contents give the same bytes.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 
 use cpio::NewcBuilder;
 use cpio::newc::{ModeFileType, trailer};
@@ -25,38 +25,38 @@ enum Node {
 
 /// The contents of an initramfs, by path without a leading `/`. Directories come of themselves.
 #[derive(Debug, Default)]
-pub(super) struct Archive {
+pub(crate) struct Archive {
     nodes: BTreeMap<String, Node>,
 }
 
 impl Archive {
     /// Puts an empty directory in.
-    pub(super) fn directory(&mut self, path: &str) {
+    pub(crate) fn directory(&mut self, path: &str) {
         self.put(path, Node::Directory);
     }
 
     /// Puts a file in; `mode` holds its permission bits.
-    pub(super) fn file(&mut self, path: &str, mode: u32, data: Vec<u8>) {
+    pub(crate) fn file(&mut self, path: &str, mode: u32, data: Vec<u8>) {
         self.put(path, Node::File { data, mode });
     }
 
     /// Puts a symbolic link in.
-    pub(super) fn link(&mut self, path: &str, to: &str) {
+    pub(crate) fn link(&mut self, path: &str, to: &str) {
         self.put(path, Node::Link { to: to.to_owned() });
     }
 
     /// Puts a character device in, for root only.
-    pub(super) fn char_device(&mut self, path: &str, major: u32, minor: u32) {
+    pub(crate) fn char_device(&mut self, path: &str, major: u32, minor: u32) {
         self.put(path, Node::CharDevice(major, minor));
     }
 
     /// Whether a file is in.
-    pub(super) fn holds(&self, path: &str) -> bool {
+    pub(crate) fn holds(&self, path: &str) -> bool {
         self.nodes.contains_key(path.trim_start_matches('/'))
     }
 
     /// The files, with their sizes in bytes.
-    pub(super) fn files(&self) -> impl Iterator<Item = (&str, usize)> {
+    pub(crate) fn files(&self) -> impl Iterator<Item = (&str, usize)> {
         self.nodes.iter().filter_map(|(path, node)| match node {
             Node::File { data, .. } => Some((path.as_str(), data.len())),
             _ => None,
@@ -76,7 +76,7 @@ impl Archive {
     ///
     /// # Errors
     /// A file of 4 GiB and more, which the format cannot hold.
-    pub(super) fn pack(&self) -> io::Result<Vec<u8>> {
+    pub(crate) fn pack(&self) -> io::Result<Vec<u8>> {
         let mut out = Vec::new();
         for (number, (path, node)) in self.nodes.iter().enumerate() {
             let inode = u32::try_from(number).map_err(io::Error::other)?.saturating_add(1);
@@ -105,11 +105,42 @@ impl Archive {
     }
 }
 
+/// A file in an archive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Packed {
+    /// Its path, without a leading `/`.
+    pub(crate) path: String,
+    /// Its kind and its permissions.
+    pub(crate) mode: u32,
+    /// What is in it.
+    pub(crate) data: Vec<u8>,
+}
+
+/// What is in an unpacked archive, in its order.
+///
+/// # Errors
+/// The bytes are no archive, or a damaged one.
+pub(crate) fn list(bytes: &[u8]) -> io::Result<Vec<Packed>> {
+    let mut input = bytes;
+    let mut found = Vec::new();
+    loop {
+        let mut reader = cpio::NewcReader::new(input)?;
+        if reader.entry().is_trailer() {
+            return Ok(found);
+        }
+        let mut data = Vec::new();
+        reader.read_to_end(&mut data)?;
+        let (path, mode) = (reader.entry().name().trim_start_matches('/').to_owned(), reader.entry().mode());
+        found.push(Packed { path, mode, data });
+        input = reader.finish()?;
+    }
+}
+
 /// Compresses an archive.
 ///
 /// # Errors
 /// What the compressor says.
-pub(super) fn compress(archive: Vec<u8>, how: Compression) -> io::Result<Vec<u8>> {
+pub(crate) fn compress(archive: Vec<u8>, how: Compression) -> io::Result<Vec<u8>> {
     match how {
         Compression::None => Ok(archive),
         // Neither name nor time goes into the header, so the result is reproducible.
@@ -128,7 +159,6 @@ pub(super) fn compress(archive: Vec<u8>, how: Compression) -> io::Result<Vec<u8>
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::io::Read as _;
     use std::os::unix::fs::PermissionsExt as _;
     use std::process::{Command, Stdio};
 
@@ -145,25 +175,10 @@ mod tests {
         archive
     }
 
-    /// Names, modes and data as the crate's reader finds them.
-    fn list(bytes: &[u8]) -> Vec<(String, u32, Vec<u8>)> {
-        let mut input = bytes;
-        let mut found = Vec::new();
-        loop {
-            let mut reader = cpio::NewcReader::new(input).unwrap();
-            if reader.entry().is_trailer() {
-                return found;
-            }
-            let mut data = Vec::new();
-            reader.read_to_end(&mut data).unwrap();
-            found.push((reader.entry().name().to_owned(), reader.entry().mode(), data));
-            input = reader.finish().unwrap();
-        }
-    }
-
     #[test]
     fn directories_come_before_what_is_in_them() {
-        let names: Vec<String> = list(&sample().pack().unwrap()).into_iter().map(|entry| entry.0).collect();
+        let names: Vec<String> =
+            list(&sample().pack().unwrap()).unwrap().into_iter().map(|entry| entry.path).collect();
         assert_eq!(
             names,
             [
@@ -218,6 +233,19 @@ mod tests {
         assert!(dir.path().join("proc").is_dir());
     }
 
+    #[test]
+    fn what_is_no_archive_is_refused() {
+        for bytes in [
+            &b""[..],
+            b"070701",
+            b"no archive at all, and long enough to be a header of one, which it is not: ",
+        ] {
+            list(bytes).unwrap_err();
+        }
+        let whole = sample().pack().unwrap();
+        list(&whole[..whole.len() / 2]).unwrap_err();
+    }
+
     proptest! {
         #[test]
         fn what_goes_in_comes_out(files in proptest::collection::btree_map("[a-z]{1,9}(/[a-z]{1,9}){0,3}/[A-Z]{1,7}", proptest::collection::vec(any::<u8>(), 0..50), 0..20)) {
@@ -227,13 +255,13 @@ mod tests {
             }
             let bytes = archive.pack().unwrap();
             prop_assert_eq!(bytes.len() % 4, 0);
-            let found = list(&bytes);
+            let found = list(&bytes).unwrap();
             let data: BTreeMap<_, _> =
-                found.iter().filter(|entry| entry.1 & 0o170_000 == 0o100_000).map(|entry| (entry.0.clone(), entry.2.clone())).collect();
+                found.iter().filter(|entry| entry.mode & 0o170_000 == 0o100_000).map(|entry| (entry.path.clone(), entry.data.clone())).collect();
             prop_assert_eq!(data, files);
             for (at, entry) in found.iter().enumerate() {
-                if let Some((parent, _)) = entry.0.rsplit_once('/') {
-                    prop_assert!(found[..at].iter().any(|earlier| earlier.0 == parent && earlier.1 == 0o040_755));
+                if let Some((parent, _)) = entry.path.rsplit_once('/') {
+                    prop_assert!(found[..at].iter().any(|earlier| earlier.path == parent && earlier.mode == 0o040_755));
                 }
             }
         }

@@ -111,7 +111,7 @@ pub(super) fn find_by_target(root: &Path, target: &Target, path: &Path) -> Resul
     let read_error = |source| MachineError::Read { node: target.to_string(), source };
     let found = device::find(root, target).map_err(read_error)?;
     let real = found.as_ref().and_then(|found| found.node.canonicalize().ok());
-    let Some((found, device)) = found.zip(real.and_then(|real| sysfs_name(root, &real))) else {
+    let Some((found, device)) = found.zip(real.and_then(|real| device::sysfs_name(root, &real))) else {
         let devices = device::names(root).join(", ");
         return Err(MachineError::Absent { target: target.clone(), devices });
     };
@@ -141,12 +141,6 @@ fn lasting_name(filesystem: Option<&Filesystem>, device: &str) -> Target {
 
 fn node(root: &Path, device: &str) -> PathBuf {
     root.join("dev").join(device.replace('!', "/"))
-}
-
-/// `/dev/cciss/c0d0` is `cciss!c0d0` in sysfs.
-fn sysfs_name(root: &Path, node: &Path) -> Option<String> {
-    let dev = root.join("dev").canonicalize().ok()?;
-    Some(node.strip_prefix(dev).ok()?.to_str()?.replace('/', "!"))
 }
 
 fn file_name(path: &Path) -> Option<String> {

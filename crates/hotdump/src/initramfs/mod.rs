@@ -1,12 +1,12 @@
 //! `hotdump initramfs`: a small initramfs for the capture kernel, with hotdump itself as init.
 
-mod archive;
+pub(crate) mod archive;
 mod build;
 mod destination;
 mod glob;
 mod machine;
 mod modules;
-mod mounts;
+pub(crate) mod mounts;
 mod program;
 mod server;
 mod unpack;

@@ -25,6 +25,23 @@ pub(super) fn holding(mountinfo: &str, path: &Path) -> Option<Mount> {
     mounts.max_by_key(|mount| mount.point.components().count())
 }
 
+/// Where the directory `path` of a filesystem is to be found on the running system: of the mounts of `device`, or of the node
+/// `source`, the one that shows most of it. None where the filesystem is not mounted, or not with that directory.
+pub(crate) fn shown_at(mountinfo: &str, device: (u32, u32), source: &Path, path: &Path) -> Option<PathBuf> {
+    let same = |mount: &Mount| mount.device == device || mount.kind == "btrfs" && mount.source == source;
+    let mounts = mountinfo.lines().filter_map(parse).filter(same);
+    let shown = mounts.filter_map(|mount| {
+        let rest = path.strip_prefix(&mount.root).ok()?;
+        // The last of those at one place is the one that is seen.
+        let seen = holding(mountinfo, &mount.point).is_some_and(|seen| seen == mount);
+        let place = if rest.as_os_str().is_empty() { mount.point.clone() } else { mount.point.join(rest) };
+        // Another filesystem may be mounted on the way.
+        let holds = holding(mountinfo, &place).is_some_and(|holder| holder == mount);
+        (seen && holds).then_some(place)
+    });
+    shown.min_by_key(|place| place.components().count())
+}
+
 /// A line: `ID PARENT MAJOR:MINOR ROOT POINT OPTIONS [TAGS...] - TYPE SOURCE OPTIONS` (proc_pid_mountinfo(5)).
 fn parse(line: &str) -> Option<Mount> {
     let (place, filesystem) = line.split_once(" - ")?;
@@ -100,6 +117,24 @@ broken line
             let mount = holding(MOUNTINFO, Path::new(path)).unwrap();
             assert_eq!((mount.point.to_str(), mount.root.to_str()), (Some(point), Some(root)), "{path}");
             assert_eq!((mount.source.to_str(), mount.device), (Some(source), device), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_directory_of_a_filesystem_is_found_where_it_is_mounted() {
+        for (device, source, path, place) in [
+            ((254, 1), "/dev/vda1", "/home/x", Some("/home/x")),
+            ((254, 1), "/dev/vda1", "/", Some("/")),
+            // What lies there is hidden by what is mounted over it.
+            ((254, 1), "/dev/vda1", "/var/crash", None),
+            ((0, 99), "/dev/vdb2", "/@var/lib", Some("/var/lib")),
+            ((0, 99), "/dev/vdb2", "/@home", None),
+            ((254, 34), "/dev/vdd1", "/x", None),
+            ((254, 35), "/dev/vdd2", "/sub/x", Some("/var/crash/x")),
+            ((254, 99), "/dev/vdz", "/", None),
+        ] {
+            let found = shown_at(MOUNTINFO, device, Path::new(source), Path::new(path));
+            assert_eq!(found.as_deref(), place.map(Path::new), "{source} {path}");
         }
     }
 

@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use crate::exit;
 use crate::lock::{self, Lock};
+use crate::prepared;
 use crate::record::{self, Record};
 use crate::text::{print, print_json, tell};
 
@@ -422,7 +423,7 @@ fn default_kernel(release: &str) -> PathBuf {
 
 /// The initramfs made for this kernel.
 fn default_initrd(release: &str) -> anyhow::Result<PathBuf> {
-    let path = PathBuf::from(format!("/var/lib/hotdump/initrd-{release}.img"));
+    let path = prepared::usual_path(release);
     anyhow::ensure!(
         path.exists(),
         "there is no {}: write it with `hotdump initramfs --output {0}`, or name another with --initrd, or say \

@@ -5,7 +5,6 @@ mod states;
 mod svg;
 mod terminal;
 
-use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
@@ -15,6 +14,7 @@ use serde::Serialize;
 
 use crate::exit;
 use crate::keeping::Keeping;
+use crate::screen::Color;
 use crate::text::{Range, print, print_json};
 use crate::verify::{self, Headers};
 use crate::whole::{self, Readers};
@@ -27,15 +27,6 @@ header, and memory in the header that is gone, is shown however small it is. Str
 
 It takes root: only root is shown physical addresses. The SVG file is for its owner only. Whether a dump taken now would be \
 complete is for `hotdump verify` to say: it looks at CPUs too, and its exit code is the answer.";
-
-/// When to colour.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Color {
-    /// On a terminal, unless NO_COLOR is set
-    Auto,
-    Always,
-    Never,
-}
 
 /// Options of `hotdump map`.
 #[derive(Debug, Clone, clap::Args)]
@@ -92,22 +83,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
         whole::write(path, picture.as_bytes(), Readers::Owner)
             .with_context(|| format!("cannot write the picture to {}", path.display()))?;
     } else {
-        print(terminal::draw(&Grid::of(&parts), &parts, &view, is_coloured(args.color)))?;
+        print(terminal::draw(&Grid::of(&parts), &parts, &view, args.color.is_wanted()))?;
     }
     Ok(exit::OK)
-}
-
-/// Whether to colour: as no-color.org has it.
-fn is_coloured(color: Color) -> bool {
-    let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    match color {
-        Color::Always => true,
-        Color::Never => false,
-        Color::Auto => {
-            let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-            std::io::stdout().is_terminal() && !is_set("NO_COLOR") && !is_dumb
-        }
-    }
 }
 
 /// Reads machine and header, until the machine was the same before and after the header was read.

@@ -2,10 +2,8 @@
 
 use super::grid::Grid;
 use super::states::{Part, State, View, headline, totals};
+use crate::screen::{WIDTH, wrapped};
 use crate::text::size;
-
-/// Columns that text may take.
-const WIDTH: usize = 80;
 
 /// The letter of a cell without memory.
 const NOTHING: char = ' ';
@@ -73,21 +71,6 @@ fn painted(cells: &[Option<State>], coloured: bool) -> String {
         }
     }
     text
-}
-
-/// `text` in lines of at most `width` columns, broken at blanks.
-fn wrapped(text: &str, width: usize) -> Vec<String> {
-    let mut lines: Vec<String> = Vec::new();
-    for word in text.split_whitespace() {
-        match lines.last_mut() {
-            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
-                line.push(' ');
-                line.push_str(word);
-            }
-            _ => lines.push(word.to_owned()),
-        }
-    }
-    lines
 }
 
 #[cfg(test)]

@@ -123,7 +123,7 @@ fn tree_at(memory: &impl Memory, segment: PhysRange) -> Result<Option<Vec<u8>>, 
 }
 
 /// The loaded image's segments. Read twice until both agree, since a load may happen meanwhile.
-fn segments(
+pub(crate) fn segments(
     memory: &impl Memory,
     pointer: ImagePointer,
     reservation: PhysRange,

@@ -28,7 +28,7 @@ use locate::Found;
 use sight::Sight;
 
 pub(crate) use locate::{Headers, Memory};
-pub(crate) use sight::{Source, look};
+pub(crate) use sight::{Source, look, segments};
 
 const ABOUT: &str = "\
 A complete dump holds all memory that is in use and the registers of every CPU that is present. On PowerPC it also takes a \
@@ -108,6 +108,12 @@ pub(crate) fn standing(host: &Host) -> Standing {
         answer.shortcomings().into_iter().chain(answer.keeping.clone()).collect::<Vec<_>>().join("; ");
     let Answer { verdict, kept_current, is_foreign, .. } = answer;
     Standing { verdict, kept_current, is_foreign, words }
+}
+
+/// Whether a dump taken now would be complete, and what keeps it from being so, in words.
+pub(crate) fn judgement(host: &Host) -> (Verdict, Vec<String>) {
+    let answer = check(host);
+    (answer.verdict, if answer.verdict == Verdict::Complete { Vec::new() } else { answer.shortcomings() })
 }
 
 /// In the order of severity: the worst of several counts.

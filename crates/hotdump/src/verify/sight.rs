@@ -74,6 +74,18 @@ pub(crate) fn trees(
     }
 }
 
+/// Where the loaded image's segments lie; none where the kernel's list of them cannot be read.
+pub(crate) fn segments(
+    host: &Host,
+    kcore: &Kcore,
+    reservation: PhysRange,
+) -> Result<Option<Vec<PhysRange>>, HostError> {
+    match ImagePointer::of(host, kcore)? {
+        Some(pointer) => locate::segments(kcore, pointer, reservation),
+        None => Ok(None),
+    }
+}
+
 impl Sight {
     /// The header in force, if it is known which one that is.
     pub(crate) fn in_force(&self) -> Option<&Found> {
