@@ -329,7 +329,7 @@ fn check_file(file: &Path) -> anyhow::Result<Checked> {
     let mut problems = Vec::new();
     let report = read_report(dir).ok();
     let told = report.as_ref().and_then(|report| report.get("memory")?.get("manifest_sha256")?.as_str());
-    if told.is_some_and(|told| told != manifest::sum_of_bytes(&text)) {
+    if told.is_some_and(|told| told != manifest::sha256_of(&text)) {
         problems.push(format!("{} is not the one that {} names", path.display(), store::REPORT));
     }
     let manifest: Manifest = match serde_json::from_slice(&text) {
@@ -381,7 +381,7 @@ mod tests {
         fs::write(home.join(store::MANIFEST), &manifest).unwrap();
         let report = serde_json::json!({
             "status": "saved", "kernel_release": "6.12", "panic": "Kernel panic - not syncing: test",
-            "memory": { "file": "vmcore", "size": 200_000, "manifest_sha256": manifest::sum_of_bytes(&manifest) },
+            "memory": { "file": "vmcore", "size": 200_000, "manifest_sha256": manifest::sha256_of(&manifest) },
         });
         fs::write(home.join(store::REPORT), report.to_string()).unwrap();
         (dir, path)
