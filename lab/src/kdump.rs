@@ -1,4 +1,4 @@
-//! Reads kdump-compressed dumps (version 6, pages by zlib or plain), for the [checker](crate::check) and with no code of hotdump's.
+//! Reads kdump-compressed dumps (version 6, pages by zlib, zstd or plain), for the [checker](crate::check) and with no code of hotdump's.
 //!
 //! Layout, little-endian, read off makedumpfile's `diskdump_mod.h`: a header block, a sub-header, two bitmaps of page frames of which the
 //! second says what is in the dump, a descriptor for each of those, and the pages' data anywhere.
@@ -12,14 +12,16 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use flate2::read::ZlibDecoder;
 use lab_agent::pattern::PAGE;
+use ruzstd::decoding::FrameDecoder;
 
 /// How such a file begins.
 pub const SIGNATURE: &[u8] = b"KDUMP   ";
 
 /// A descriptor: offset, size, flags, and a word that nobody uses.
 const DESCRIPTOR: usize = 24;
-/// Its flag for zlib; none is a page as it is.
-const ZLIB: u32 = 1;
+/// Its flags for zlib and zstd; none is a page as it is.
+const ZLIB: u64 = 1;
+const ZSTD: u64 = 0x20;
 
 /// What a dump holds.
 pub struct Kdump {
@@ -49,21 +51,14 @@ pub fn unpack(from: &File, to: &Path) -> Result<Kdump> {
     let mut descriptors = (1 + sub_blocks + bitmap_blocks) * block;
     let memory = File::create(to).with_context(|| format!("creating {}", to.display()))?;
     let mut held: Vec<Range<u64>> = Vec::new();
+    let mut zstd = FrameDecoder::new();
     for frame in frames {
         let descriptor = read(from, descriptors, DESCRIPTOR as u64)?;
         descriptors += DESCRIPTOR as u64;
         let (offset, size, flags) =
             (number(&descriptor, 0, 8), number(&descriptor, 8, 4), number(&descriptor, 12, 4));
-        let mut page = read(from, offset, size).with_context(|| format!("page frame {frame:#x}"))?;
-        if flags == u64::from(ZLIB) {
-            let mut plain = Vec::new();
-            ZlibDecoder::new(page.as_slice())
-                .read_to_end(&mut plain)
-                .with_context(|| format!("page frame {frame:#x}"))?;
-            page = plain;
-        } else if flags != 0 {
-            bail!("page frame {frame:#x} is packed in way {flags:#x}: the lab reads zlib");
-        }
+        let packed = read(from, offset, size).with_context(|| format!("page frame {frame:#x}"))?;
+        let page = unpack_page(packed, flags, &mut zstd).with_context(|| format!("page frame {frame:#x}"))?;
         ensure!(page.len() == PAGE, "page frame {frame:#x} has {} bytes", page.len());
         let address = frame * block;
         if page.iter().any(|byte| *byte != 0) {
@@ -77,6 +72,25 @@ pub fn unpack(from: &File, to: &Path) -> Result<Kdump> {
     // Zeros at the end are a hole.
     memory.set_len(held.last().map_or(0, |last| last.end))?;
     Ok(Kdump { notes, held })
+}
+
+/// A page as it was in memory.
+fn unpack_page(packed: Vec<u8>, flags: u64, zstd: &mut FrameDecoder) -> Result<Vec<u8>> {
+    match flags {
+        0 => Ok(packed),
+        ZLIB => {
+            let mut page = Vec::new();
+            ZlibDecoder::new(packed.as_slice()).read_to_end(&mut page)?;
+            Ok(page)
+        }
+        ZSTD => {
+            let mut page = vec![0; PAGE];
+            let length = zstd.decode_all(&packed, &mut page)?;
+            page.truncate(length);
+            Ok(page)
+        }
+        _ => bail!("it is packed in way {flags:#x}: the lab reads zlib and zstd"),
+    }
 }
 
 /// Notes by their names, types and contents.

@@ -19,10 +19,11 @@ scenarios! {
     uefi: "6.12 booted by UEFI",
     high: "a reservation above 4 GiB",
     busybox: "a busybox initramfs in place of hotdump's",
-    filtered: "6.12, a DIMM and a CPU added, a dump of level 17 by kdump and zlib: free pages out, every page of a user's program in",
+    defaults: "6.12, a DIMM and a CPU added, nothing said of the dump: level 31 by kdump and zstd, every page of a user's program out",
+    filtered: "the same at level 17: free pages out, every page of a user's program in",
     stale_6_1: "6.1 has no crash hotplug: the added memory is missing, and verify had named it",
     ; long:
-    filtered_31: "the same at level 31: every page of a user's program out",
+    filtered_zlib: "the same as filtered, by zlib",
 }
 
 /// What is added at a time.
@@ -49,29 +50,41 @@ pub(super) fn control_on(lab: &Lab, name: &str, kernel: KernelLine) -> Result<()
     guest.crash(1)?.complete()
 }
 
-/// Free pages are left out, others kept.
-fn filtered(lab: &Lab, name: &str) -> Result<()> {
-    let (crashed, core) = compressed(lab, name, 17)?;
-    let memory: u64 = crashed.before.online_bytes();
-    ensure!(core.held() < memory * 9 / 10, "of {memory} bytes of memory {} are in the dump", core.held());
-    let manifest = crashed.manifest.as_ref().context("no memory was filled")?;
-    core.compare(manifest, &crashed.hot_added)?.all_right()
-}
-
 /// All is left out that can be.
-fn filtered_31(lab: &Lab, name: &str) -> Result<()> {
-    let (crashed, core) = compressed(lab, name, 31)?;
+fn defaults(lab: &Lab, name: &str) -> Result<()> {
+    let (crashed, core) = dumped(lab, name, &[])?;
+    let memory = crashed.report()?["memory"].clone();
+    ensure!(
+        memory["format"] == "kdump-compressed, zstd" && memory["dump_level"] == 31,
+        "report.json says {memory}"
+    );
     let manifest = crashed.manifest.as_ref().context("no memory was filled")?;
     let findings = core.compare(manifest, &crashed.hot_added)?;
     ensure!(findings.missing == findings.pages, "pages of a user's program are in the dump: {findings}");
     Ok(())
 }
 
-/// A dump of this level in the format kdump, taken in a capture kernel.
-fn compressed(lab: &Lab, name: &str, level: u8) -> Result<(Crashed, Core)> {
+fn filtered(lab: &Lab, name: &str) -> Result<()> {
+    without_free_pages(lab, name, "zstd")
+}
+
+fn filtered_zlib(lab: &Lab, name: &str) -> Result<()> {
+    without_free_pages(lab, name, "zlib")
+}
+
+/// Free pages are left out, others kept.
+fn without_free_pages(lab: &Lab, name: &str, codec: &str) -> Result<()> {
+    let (crashed, core) = dumped(lab, name, &["--dump-level", "17", "--compression", codec])?;
+    let memory: u64 = crashed.before.online_bytes();
+    ensure!(core.held() < memory * 9 / 10, "of {memory} bytes of memory {} are in the dump", core.held());
+    let manifest = crashed.manifest.as_ref().context("no memory was filled")?;
+    core.compare(manifest, &crashed.hot_added)?.all_right()
+}
+
+/// A dump as `hotdump initramfs` with these options has it taken, in a capture kernel.
+fn dumped(lab: &Lab, name: &str, options: &[&str]) -> Result<(Crashed, Core)> {
     let mut guest = lab.guest(name, V6_12)?.boot()?;
-    let level = level.to_string();
-    guest.make_initramfs_with(&["--dump-level", &level, "--format", "kdump", "--compression", "zlib"])?;
+    guest.make_initramfs_with(options)?;
     guest.load(By::Load, &["--hotplug"])?;
     guest.add_memory(DIMM)?;
     let new_cpu = guest.add_cpu()?;
@@ -79,7 +92,7 @@ fn compressed(lab: &Lab, name: &str, level: u8) -> Result<(Crashed, Core)> {
     guest.fill_at_most(96 * MIB)?;
     let crashed = guest.crash(new_cpu)?;
     let report = crashed.report()?;
-    crashed.tell.say(format!("memory: {}", report["memory"]));
+    crashed.tell.say(format!("memory: {}; seconds: {}", report["memory"], report["seconds"]));
     let core = Core::open(&crashed.dump()?.vmcore()?, crashed.arch)?;
     crashed.has_notes(&core)?;
     Ok((crashed, core))

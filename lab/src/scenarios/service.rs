@@ -40,6 +40,8 @@ fn service(lab: &Lab, name: &str, line: KernelLine, keeper: &str, packages: &[&s
     let mut guest = lab.guest(name, line)?.memory(GIB).debian(&debs)?.boot()?;
     up(&mut guest)?;
     install(&mut guest)?;
+    // Every page is compared.
+    guest.shell("echo 'dump-level = 0' >> /etc/hotdump/hotdump.toml")?.ok()?;
     let mut guest = guest.reboot()?;
     up(&mut guest)?;
     let status = status(&mut guest)?;
@@ -67,26 +69,34 @@ fn service(lab: &Lab, name: &str, line: KernelLine, keeper: &str, packages: &[&s
     purge(&mut guest)
 }
 
-/// Installs the packages. DKMS builds the module in the guest meanwhile, which takes longer than a program may that the agent runs.
-fn install(guest: &mut Guest) -> Result<()> {
+/// Installs the packages. DKMS builds the module in the guest meanwhile.
+pub(super) fn install(guest: &mut Guest) -> Result<()> {
+    let start = Instant::now();
+    finished(guest, &format!("dpkg --install {DEBS}/*.deb"))?;
+    guest.say(format!("packages installed: {:.1} s", start.elapsed().as_secs_f64()));
+    Ok(())
+}
+
+/// Runs a line of shell that takes longer than a program may that the agent runs. Gives what it printed.
+pub(super) fn finished(guest: &mut Guest, line: &str) -> Result<String> {
+    const TOLD: &str = "/run/lab-told";
     let (start, limit) = (Instant::now(), patience(600));
-    let line =
-        format!("(dpkg --install {DEBS}/*.deb; echo exit code $?) > /tmp/installed 2>&1 < /dev/null &");
-    guest.shell(&line)?.ok()?;
+    guest.write("/run/lab-line", 0o700, format!("{line}\n").as_bytes())?;
+    let run = format!("rm -f {TOLD}; (sh /run/lab-line; echo exit code $?) > {TOLD} 2>&1 < /dev/null &");
+    guest.shell(&run)?.ok()?;
     loop {
-        let told = guest.read_text("/tmp/installed")?;
-        if told.contains("exit code ") {
-            ensure!(told.ends_with("exit code 0"), "{told}");
-            guest.say(format!("packages installed: {:.1} s", start.elapsed().as_secs_f64()));
-            return Ok(());
+        let told = guest.read_text(TOLD)?;
+        if let Some((_, told)) = told.rsplit_once("exit code ") {
+            ensure!(told == "0", "{line}: {}", guest.read_text(TOLD)?);
+            return guest.read_text(TOLD);
         }
-        ensure!(start.elapsed() < limit, "dpkg is not done after {} s: {told}", limit.as_secs());
+        ensure!(start.elapsed() < limit, "{line} is not done after {} s: {told}", limit.as_secs());
         sleep(Duration::from_secs(1));
     }
 }
 
 /// Waits until the guest is all up, and sees that every unit of it is well.
-fn up(guest: &mut Guest) -> Result<()> {
+pub(super) fn up(guest: &mut Guest) -> Result<()> {
     let state = guest.shell("systemctl is-system-running --wait")?;
     let failed = guest
         .shell("systemctl --failed --no-legend; journalctl --no-pager --unit 'hotdump*' | tail -n 30")?;
@@ -100,7 +110,7 @@ fn settled(guest: &mut Guest) -> Result<()> {
     guest.shell(line)?.ok().map(drop)
 }
 
-fn status(guest: &mut Guest) -> Result<Value> {
+pub(super) fn status(guest: &mut Guest) -> Result<Value> {
     let told = guest.run(["hotdump", "status", "--json"])?;
     serde_json::from_str(&told.ran.stdout).with_context(|| told.to_string())
 }

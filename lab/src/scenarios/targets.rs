@@ -24,6 +24,8 @@ scenarios! {
 /// What is added before the crash.
 const DIMM: u64 = 256 * MIB;
 const OLD_MEMORY: u64 = 160 * MIB;
+/// Every page is compared, so all are asked for.
+const ALL_PAGES: [&str; 2] = ["--dump-level", "0"];
 /// Where guests mount their own disk.
 const DISK: &str = "/mnt";
 
@@ -66,7 +68,7 @@ fn target_ssh(lab: &Lab, name: &str) -> Result<()> {
     let target = format!("ssh://root@{HOST}:{}", server.port);
     let files = ["--sshkey", "/root/key", "--known-hosts", "/root/known_hosts", "--local-log", "/mnt/log"];
     let argv = ["hotdump", "initramfs", "--output", CAPTURE, "--path", "/srv/dumps", "--target", &target];
-    let made = guest.run(argv.into_iter().chain(files))?;
+    let made = guest.run(argv.into_iter().chain(files).chain(ALL_PAGES))?;
     guest.say(made.ok()?.lines().take(4).collect::<Vec<_>>().join("; "));
     guest.load(By::Load, &["--hotplug"])?;
     guest.add_memory(DIMM)?;
@@ -96,7 +98,7 @@ fn prepare_nfs(guest: &mut Guest, port: u16) -> Result<()> {
     let (target, options) = (format!("nfs:{HOST}:/srv/dumps"), format!("port={port}"));
     let more = ["--nfs-options", &options, "--local-log", "/mnt/log"];
     let argv = ["hotdump", "initramfs", "--output", CAPTURE, "--path", "/crash", "--target", &target];
-    let made = guest.run(argv.into_iter().chain(more))?;
+    let made = guest.run(argv.into_iter().chain(more).chain(ALL_PAGES))?;
     guest.say(made.ok()?.lines().take(4).collect::<Vec<_>>().join("; "));
     Ok(())
 }

@@ -18,9 +18,9 @@ use super::remote::{NfsExport, SshServer};
 pub(crate) const PATH: &str = "/etc/hotdump/capture.toml";
 
 /// The level of dumps unless another is asked for.
-pub(crate) const DEFAULT_LEVEL: DumpLevel = DumpLevel::ALL_PAGES;
+pub(crate) const DEFAULT_LEVEL: DumpLevel = DumpLevel::KERNEL_ONLY;
 /// The format of dumps unless another is asked for.
-pub(crate) const DEFAULT_FORMAT: FileFormat = FileFormat::Elf;
+pub(crate) const DEFAULT_FORMAT: FileFormat = FileFormat::Kdump;
 
 /// What to do when the capture is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]

@@ -518,7 +518,7 @@ fn write_manifest(manifest: &Manifest, place: &Place) -> io::Result<String> {
     file.write_all(&text)?;
     file.sync_all()?;
     sync_directory(&place.path(MANIFEST))?;
-    Ok(manifest::sum_of_bytes(&text))
+    Ok(manifest::sha256_of(&text))
 }
 
 fn raw_report(copied: &Copied, missing_bytes: u64) -> MemoryReport {
@@ -607,7 +607,8 @@ mod tests {
         let mut capture = Capture::start(time);
         let words = capture.meet(&crashed);
         let command: Vec<String> = command.iter().map(|word| (*word).to_owned()).collect();
-        let config = Config { command, ..Config::default() };
+        let raw = Config { dump_level: DumpLevel::ALL_PAGES, format: FileFormat::Elf, ..Config::default() };
+        let config = Config { command, ..raw };
         capture.save(&crashed, &image, &config, &words, &place);
         let report = serde_json::from_slice(&fs::read(place.path(REPORT)).unwrap()).unwrap();
         let entries = fs::read_dir(place.dir()).unwrap().flatten();

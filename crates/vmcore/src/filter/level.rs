@@ -27,6 +27,8 @@ impl DumpLevel {
     pub const USER: Self = Self(8);
     /// Free pages.
     pub const FREE: Self = Self(16);
+    /// All of these: what is left is the kernel's own.
+    pub const KERNEL_ONLY: Self = Self(31);
 
     /// The level of this number.
     ///
