@@ -16,7 +16,7 @@ pub(crate) enum Keep {
     Native,
     /// The kernel module hotdump.ko, see hotdump-module(8)
     Module,
-    /// Nobody: udev rules, or whoever sees a change, load again
+    /// Nobody: whoever sees a change loads again; hotdump-watch.service does
     Reload,
 }
 

@@ -23,7 +23,8 @@ use uevent::{Heard, Uevents};
 
 const ABOUT: &str = "\
 Where the kernel or the module hotdump.ko keeps the image current, there is nothing to do: the command says so and ends. Should \
-that one let go, the udev rules have hotdump.service load again.
+the module let go, the udev rules have hotdump.service load again. hotdump.service starts hotdump-watch.service after it has loaded, and so do \
+the udev rules at a change that nobody took care of.
 
 Otherwise it listens to the kernel's uevents. After events of memory or CPUs it waits until none has come for --settle, but never longer \
 than --max-delay after the first, checks whether a dump taken now would be complete, as `hotdump verify` does, and loads again \

@@ -25,7 +25,7 @@ pub(super) struct Uevents {
 /// What was heard at once.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Heard {
-    /// Events that may leave the crash image out of date.
+    /// Events after which the image is to be looked at.
     pub(super) events: usize,
     /// Whether others were lost: too many came while nobody listened.
     pub(super) overrun: bool,
@@ -75,7 +75,7 @@ impl AsFd for Uevents {
     }
 }
 
-/// Whether an event may leave the crash image out of date: the same as in dist/98-hotdump.rules.
+/// Whether an event may leave the crash image out of date, as in dist/98-hotdump.rules, or has another take care of it.
 ///
 /// `message` is `ACTION@PATH`, then `NAME=VALUE`, each ended by a 0.
 fn matters(message: &[u8]) -> bool {
@@ -96,10 +96,13 @@ fn matters(message: &[u8]) -> bool {
         "memory" => matches!(action, "add" | "remove" | "online" | "offline"),
         // The notes of CPUs that go may stay.
         "cpu" => matches!(action, "add" | "online"),
-        // The module let go of the image, and not because somebody loads or unloads.
-        "misc" => {
-            value(abi::UEVENT_STATE) == Some(abi::UEVENT_DISARMED) && value(abi::UEVENT_STALE) == Some("1")
-        }
+        "misc" => match value(abi::UEVENT_STATE) {
+            // The module let go of the image, and not because somebody loads or unloads.
+            Some(abi::UEVENT_DISARMED) => value(abi::UEVENT_STALE) == Some("1"),
+            // It follows one from now on: there may be nothing left to watch.
+            Some(abi::UEVENT_ARMED) => true,
+            _ => false,
+        },
         _ => false,
     }
 }
@@ -127,7 +130,9 @@ mod tests {
             (&["x", "ACTION=remove", "SUBSYSTEM=cpu"], false),
             (&["x", "ACTION=change", "SUBSYSTEM=misc", "HOTDUMP=disarmed", "HOTDUMP_STALE=1"], true),
             (&["x", "ACTION=change", "SUBSYSTEM=misc", "HOTDUMP=disarmed", "HOTDUMP_STALE=0"], false),
-            (&["x", "ACTION=change", "SUBSYSTEM=misc", "HOTDUMP=armed"], false),
+            (&["x", "ACTION=change", "SUBSYSTEM=misc", "HOTDUMP=armed"], true),
+            (&["x", "ACTION=change", "SUBSYSTEM=misc", "HOTDUMP=other"], false),
+            (&["x", "ACTION=add", "SUBSYSTEM=misc"], false),
             (&["x", "ACTION=add", "SUBSYSTEM=block"], false),
             (&["x", "ACTION=add"], false),
             (&["ACTION=add", "SUBSYSTEM=memory"], false),
