@@ -130,8 +130,10 @@ fn plan_modules(
         index.add(&mut plan, "virtio_mem")?;
     }
     let same_kernel = running_release().is_ok_and(|running| running == release);
+    let watchdogs = machine::watchdogs(root);
+    let devices = watchdogs.iter().chain(&destination.devices);
     // The bus before what is on it.
-    let drivers = destination.devices.iter().map(|device| (device, machine::drivers(device)));
+    let drivers = devices.map(|device| (device, machine::drivers(device)));
     let drivers =
         drivers.flat_map(|(device, drivers)| drivers.into_iter().rev().map(move |driver| (device, driver)));
     for (device, driver) in drivers {

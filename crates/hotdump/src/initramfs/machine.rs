@@ -196,6 +196,17 @@ pub(super) fn has_virtio_mem(root: &Path) -> bool {
     devices.filter_map(|entry| entry.file_name().into_string().ok()).any(|name| name.starts_with("virtio"))
 }
 
+/// The machine's watchdogs, in sysfs. One that runs when the machine crashes (by systemd, or since the firmware started it, fed by the
+/// kernel) goes on, and resets the machine in the midst of a dump unless the capture kernel has its driver, which feeds it or
+/// stops it. What is made in software ends with its kernel.
+pub(super) fn watchdogs(root: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(root.join("sys/class/watchdog")).into_iter().flatten().flatten();
+    let mut found: Vec<PathBuf> =
+        entries.map(|entry| entry.path()).filter(|path| !drivers(path).is_empty()).collect();
+    found.sort();
+    found
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
@@ -338,5 +349,24 @@ mod tests {
         assert!(!has_virtio_mem(machine.0.path()));
         machine.write("sys/bus/virtio/drivers/virtio_mem/virtio3/x", "");
         assert!(has_virtio_mem(machine.0.path()));
+    }
+    #[test]
+    fn watchdogs_are_those_that_are_hardware() {
+        let machine = Machine::new();
+        assert!(watchdogs(machine.0.path()).is_empty());
+        let bridge = "sys/devices/pci0000:00/0000:00:1f.0";
+        machine.driver(bridge, Some("lpc_ich"), "pci:v00008086d00002918");
+        machine.driver(&format!("{bridge}/iTCO_wdt.1.auto"), Some("iTCO_wdt"), "platform:iTCO_wdt");
+        for (name, dir) in [
+            ("watchdog1", format!("{bridge}/iTCO_wdt.1.auto/watchdog/watchdog1")),
+            ("watchdog0", "sys/devices/virtual/watchdog/watchdog0".to_owned()),
+        ] {
+            machine.write(&format!("{dir}/state"), "inactive\n");
+            machine.link(&format!("sys/class/watchdog/{name}"), &dir);
+        }
+        let found = watchdogs(machine.0.path());
+        assert_eq!(found, [machine.path("sys/class/watchdog/watchdog1")]);
+        let modules: Vec<_> = drivers(&found[0]).into_iter().filter_map(|driver| driver.module).collect();
+        assert_eq!(modules, ["iTCO_wdt", "lpc_ich"]);
     }
 }
