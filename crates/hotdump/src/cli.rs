@@ -8,7 +8,10 @@ use clap::{CommandFactory, FromArgMatches as _, Parser, Subcommand};
 use crate::config::{self, Refusal};
 use crate::load::LoadError;
 use crate::text::{print, tell};
-use crate::{capture, dump, dumps, exit, initramfs, load, map, status, udev, verify, watch};
+use crate::{
+    capture, dump, dumps, estimate, exit, initramfs, load, map, rehearsal, status, target, udev, verify,
+    watch,
+};
 
 /// kdump that stays true over CPU and memory hotplug
 ///
@@ -37,10 +40,16 @@ enum Command {
     Status(status::Args),
     /// Check whether a dump taken now would be complete
     Verify(verify::Args),
+    /// Tell how much memory to reserve for the capture kernel (crashkernel=)
+    Estimate(estimate::Args),
     /// Draw physical memory, and what of it a dump taken now would hold
     Map(map::Args),
     /// Write a small initramfs for the capture kernel
     Initramfs(Box<initramfs::Args>),
+    /// Try the dump target from the running system
+    Target(target::Args),
+    /// Crash this machine to see whether a dump arrives, and tell how that came out
+    Test(rehearsal::Args),
     /// Save the crashed kernel's memory (in the capture kernel)
     Capture(capture::Args),
     /// Look at a dump, check it, convert or filter it
@@ -85,8 +94,11 @@ pub(crate) fn run(called_as: OsString, args: Vec<OsString>) -> u8 {
         Command::Udev(args) => finish(udev::run(&args)),
         Command::Status(args) => finish(status::run(&args)),
         Command::Verify(args) => finish(verify::run(&args)),
+        Command::Estimate(args) => finish(estimate::run(&args)),
         Command::Map(args) => finish(map::run(&args)),
         Command::Initramfs(args) => finish(initramfs::run(&args).map(|()| exit::OK)),
+        Command::Target(args) => finish(target::run(&args)),
+        Command::Test(args) => finish(rehearsal::run(&args)),
         Command::Capture(args) => capture::run(&args),
         Command::Dump(args) => finish(dump::run(&args)),
         Command::Dumps(args) => finish(dumps::run(&args)),
@@ -124,8 +136,35 @@ fn finish(outcome: anyhow::Result<u8>) -> u8 {
             expected.exit_code()
         }
         Err(other) => {
-            tell(format_args!("hotdump: {other:#}"));
+            tell(format_args!("hotdump: {}", in_words(&other)));
             exit::FAILED
         }
+    }
+}
+
+/// An error and its causes; a cause that the text before it names already is not said again.
+fn in_words(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |told, cause| match told.as_str() {
+        "" => cause,
+        so_far if so_far.ends_with(&cause) => told,
+        so_far => format!("{so_far}: {cause}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_are_said_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("cannot read it: {source}")]
+        struct Told {
+            source: std::io::Error,
+        }
+        let source = || std::io::Error::other("it is gone");
+        assert_eq!(in_words(&Told { source: source() }.into()), "cannot read it: it is gone");
+        let error = anyhow::Error::from(source()).context("reading").context("at the start");
+        assert_eq!(in_words(&error), "at the start: reading: it is gone");
     }
 }

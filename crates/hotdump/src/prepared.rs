@@ -1,10 +1,13 @@
 //! A capture initramfs as it lies on disk: what the capture kernel will find in it, and where on the running system its dumps go.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::capture::{CONFIG_PATH, Config, Target, device};
-use crate::initramfs::archive;
+use crate::initramfs::archive::{self, Packed};
 use crate::initramfs::mounts;
 use crate::unpack::unpack;
 
@@ -23,20 +26,29 @@ pub(crate) struct Prepared {
     pub(crate) size: u64,
     /// Bytes of all files in it.
     pub(crate) unpacked: u64,
+    /// The file's permissions.
+    pub(crate) mode: u32,
     /// What it is to do.
     pub(crate) config: Config,
+    files: BTreeMap<String, Packed>,
 }
 
 /// Why an initramfs says nothing.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PreparedError {
+    /// It is not there.
+    #[error("there is no initramfs {}: write it by `hotdump initramfs --output {0}`", path.display())]
+    Absent {
+        /// The file.
+        path: PathBuf,
+    },
     /// It cannot be read.
     #[error("cannot read the initramfs {}: {source}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
         /// The system's error, or what is wrong with the archive.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// Somebody else's.
     #[error("the initramfs {} was not written by hotdump: it has no /{name}", path.display(), name = CONFIG_PATH.trim_start_matches('/'))]
@@ -60,18 +72,34 @@ impl Prepared {
     /// # Errors
     /// [`PreparedError`].
     pub(crate) fn read(path: &Path) -> Result<Self, PreparedError> {
-        let failed = |source| PreparedError::Read { path: path.to_owned(), source };
+        let failed = |source: io::Error| match source.kind() {
+            io::ErrorKind::NotFound => PreparedError::Absent { path: path.to_owned() },
+            _ => PreparedError::Read { path: path.to_owned(), source },
+        };
         let packed = fs::read(path).map_err(failed)?;
+        let mode = fs::metadata(path).map_err(failed)?.permissions().mode() & 0o777;
         let size = packed.len() as u64;
         let list = archive::list(&unpack(packed, MOST).map_err(failed)?).map_err(failed)?;
-        let at = CONFIG_PATH.trim_start_matches('/');
-        let Some(config) = list.iter().find(|entry| entry.path == at) else {
+        let files: BTreeMap<String, Packed> =
+            list.into_iter().map(|entry| (entry.path.clone(), entry)).collect();
+        let Some(config) = files.get(CONFIG_PATH.trim_start_matches('/')) else {
             return Err(PreparedError::Foreign { path: path.to_owned() });
         };
         let config = Config::parse(&String::from_utf8_lossy(&config.data))
             .map_err(|source| PreparedError::Config { path: path.to_owned(), source: Box::new(source) })?;
-        let unpacked = list.iter().map(|file| file.data.len() as u64).sum();
-        Ok(Self { size, unpacked, config })
+        let unpacked = files.values().map(|file| file.data.len() as u64).sum();
+        Ok(Self { size, unpacked, mode, config, files })
+    }
+
+    /// A file in it, by its path in the capture kernel.
+    pub(crate) fn file(&self, path: &str) -> Option<&Packed> {
+        self.files.get(path.trim_start_matches('/'))
+    }
+
+    /// The release of the kernel that its modules are for; none where it has no modules.
+    pub(crate) fn modules_release(&self) -> Option<String> {
+        let path = self.config.modules.first()?.to_str()?.strip_prefix("/lib/modules/")?;
+        Some(path.split_once('/')?.0.to_owned())
     }
 
     /// Where dumps go, for people.
@@ -84,12 +112,14 @@ impl Prepared {
 
     /// The directory of this system that dumps are in, as far as there is one: on a target of its own, where that is mounted.
     pub(crate) fn dumps(&self) -> Option<PathBuf> {
-        local_directory(Path::new("/"), self.config.target.as_ref()?, &self.config.path)
+        let (point, below) = mounted_at(Path::new("/"), self.config.target.as_ref()?, &self.config.path)?;
+        Some(if below.as_os_str().is_empty() { point } else { point.join(below) })
     }
 }
 
-/// Where the directory `path` of a target on a disk is to be found on the running system. `root` is `/` but in tests.
-pub(crate) fn local_directory(root: &Path, target: &Target, path: &Path) -> Option<PathBuf> {
+/// Where the directory `path` of a target on a disk is to be found on the running system: a mount, and the directory below that. `root`
+/// is `/` but in tests.
+pub(crate) fn mounted_at(root: &Path, target: &Target, path: &Path) -> Option<(PathBuf, PathBuf)> {
     let node = device::find(root, target).ok()??.node.canonicalize().ok()?;
     let name = device::sysfs_name(root, &node)?;
     let number = fs::read_to_string(root.join("sys/class/block").join(name).join("dev")).ok()?;
@@ -111,7 +141,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("initrd.img");
         let config = Config { fs: Some("xfs".into()), path: "/crash".into(), ..Config::default() };
-        let config = Config { target: Some(Target::Label("x".into())), ..config };
+        let config = Config {
+            target: Some(Target::Label("x".into())),
+            modules: vec!["/lib/modules/6.12/kernel/fs/xfs/xfs.ko".into()],
+            ..config
+        };
         let mut archive = Archive::default();
         archive.file(CONFIG_PATH, 0o600, config.to_toml().unwrap().into_bytes());
         archive.file("/etc/hotdump/sshkey", 0o600, b"secret".to_vec());
@@ -119,6 +153,9 @@ mod tests {
             fs::write(&path, compress(archive.pack().unwrap(), how).unwrap()).unwrap();
             let prepared = Prepared::read(&path).unwrap();
             assert_eq!(prepared.config, config);
+            assert_eq!(prepared.file("/etc/hotdump/sshkey").unwrap().data, b"secret");
+            assert!(prepared.file("/init").is_none());
+            assert_eq!(prepared.modules_release().as_deref(), Some("6.12"));
             assert_eq!(prepared.shown_target(), "LABEL=x, xfs, directory /crash");
             assert!(prepared.size > 0 && prepared.unpacked > 6);
         }
@@ -129,7 +166,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("initrd.img");
         let read = || Prepared::read(&path).unwrap_err().to_string();
-        assert!(read().contains("No such file"), "{}", read());
+        assert!(
+            read().ends_with(&format!("write it by `hotdump initramfs --output {}`", path.display())),
+            "{}",
+            read()
+        );
         fs::write(&path, "no archive").unwrap();
         assert!(read().starts_with(&format!("cannot read the initramfs {}", path.display())), "{}", read());
         let mut archive = Archive::default();
@@ -158,11 +199,11 @@ mod tests {
             "proc/self/mountinfo",
             b"1 0 0:1 / / rw - tmpfs none rw\n2 1 254:1 / /var rw - ext4 /dev/vda1 rw\n",
         );
-        let find = |target: &str, path: &str| {
-            local_directory(root.path(), &target.parse().unwrap(), Path::new(path))
-        };
-        assert_eq!(find("LABEL=crash", "/crash"), Some("/var/crash".into()));
-        assert_eq!(find("/dev/vda1", "crash"), Some("/var/crash".into()));
+        let find =
+            |target: &str, path: &str| mounted_at(root.path(), &target.parse().unwrap(), Path::new(path));
+        let there = Some(("/var".into(), "crash".into()));
+        assert_eq!(find("LABEL=crash", "/crash"), there);
+        assert_eq!(find("/dev/vda1", "crash"), there);
         assert_eq!(find("LABEL=other", "/crash"), None);
         write("proc/self/mountinfo", b"1 0 0:1 / / rw - tmpfs none rw\n");
         assert_eq!(find("LABEL=crash", "/crash"), None);

@@ -66,6 +66,16 @@ const CASES: &[Case] = &[
     (&["completions", "cmd"], 1, "", "possible values: bash"),
     (&["verify", "--json", "--quiet"], 1, "", "cannot be used with"),
     (&["verify", "--prometheus"], 1, "", "a value is required for '--prometheus <FILE>'"),
+    (&["estimate", "--initrd", MISSING], 1, "", "there is no initramfs /nonexistent/vmlinuz: write it"),
+    (
+        &["target", "check", "--initrd", MISSING],
+        1,
+        "",
+        "there is no initramfs /nonexistent/vmlinuz: write it",
+    ),
+    (&["target", "check", "--initrd=/proc/version"], 1, "", "cannot read the initramfs /proc/version: "),
+    (&["test", "--yes"], 1, "", "--really-crash"),
+    (&["test", "--json", "--really-crash"], 1, "", "cannot be used with"),
     (&["map", "--json", "--svg=x"], 1, "", "cannot be used with"),
     (&["map", "--color=perhaps"], 1, "", "[possible values: auto, always, never]"),
 ];

@@ -5,6 +5,7 @@ use anyhow::Result;
 use crate::arch::Arch;
 use crate::lab::Lab;
 
+mod administrator;
 mod contrast;
 mod flips;
 mod misuse;
@@ -38,6 +39,7 @@ pub fn all() -> Vec<Scenario> {
         stores::ALL,
         module::ALL,
         service::ALL,
+        administrator::ALL,
         powerpc::ALL,
         contrast::ALL,
         misuse::ALL,
@@ -58,6 +60,7 @@ pub fn long() -> Vec<Scenario> {
         module::LONG,
         rounds::LONG,
         service::LONG,
+        administrator::LONG,
         powerpc::LONG,
         stores::LONG,
         contrast::LONG,

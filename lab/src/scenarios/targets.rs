@@ -33,6 +33,7 @@ fn target_nfs(lab: &Lab, name: &str) -> Result<()> {
     let server = Server::nfs(lab, name)?;
     let mut guest = boot(nfs_client(lab, name)?)?;
     prepare_nfs(&mut guest, server.port)?;
+    checked(&mut guest, 0)?;
     guest.load(By::Load, &["--hotplug"])?;
     guest.add_memory(DIMM)?;
     guest.verify_says_complete()?;
@@ -50,6 +51,7 @@ fn target_nfs_gone(lab: &Lab, name: &str) -> Result<()> {
     prepare_nfs(&mut guest, port)?;
     guest.load(By::Load, &["--hotplug", "--append", "hotdump.target-wait-seconds=10"])?;
     drop(server);
+    checked(&mut guest, 2)?;
     log_is_local(guest.crash(0)?)
 }
 
@@ -70,6 +72,7 @@ fn target_ssh(lab: &Lab, name: &str) -> Result<()> {
     let argv = ["hotdump", "initramfs", "--output", CAPTURE, "--path", "/srv/dumps", "--target", &target];
     let made = guest.run(argv.into_iter().chain(files).chain(ALL_PAGES))?;
     guest.say(made.ok()?.lines().take(4).collect::<Vec<_>>().join("; "));
+    checked(&mut guest, 0)?;
     guest.load(By::Load, &["--hotplug"])?;
     guest.add_memory(DIMM)?;
     guest.fill_at_most(DIMM + OLD_MEMORY)?;
@@ -101,6 +104,14 @@ fn prepare_nfs(guest: &mut Guest, port: u16) -> Result<()> {
     let made = guest.run(argv.into_iter().chain(more).chain(ALL_PAGES))?;
     guest.say(made.ok()?.lines().take(4).collect::<Vec<_>>().join("; "));
     Ok(())
+}
+
+/// `hotdump target check` must end with this exit code, and leave nothing mounted.
+fn checked(guest: &mut Guest, code: i32) -> Result<()> {
+    let checked = guest.run(["hotdump", "target", "check", "--initrd", CAPTURE])?;
+    guest.say(checked.printed());
+    checked.exits(code)?;
+    guest.shell("! grep /run/hotdump /proc/mounts")?.ok().map(drop)
 }
 
 /// The capture must have given the server up, said so, and saved the log on the guest's own disk.

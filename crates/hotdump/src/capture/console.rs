@@ -60,6 +60,8 @@ mod tests {
         ] {
             let progress = Progress { done, total, elapsed: Duration::from_secs(seconds) };
             assert_eq!(progress_line(&progress), want);
+            let line = format!("hotdump: phase 2 of 3: {want}");
+            assert!(line.len() <= crate::screen::WIDTH, "{line}");
         }
     }
 }

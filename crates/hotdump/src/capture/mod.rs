@@ -8,7 +8,7 @@ mod crashed;
 pub(crate) mod device;
 mod init;
 pub(crate) mod network;
-mod nfs;
+pub(crate) mod nfs;
 mod overrides;
 mod place;
 pub(crate) mod remote;
@@ -21,6 +21,7 @@ pub(crate) mod superblock;
 mod system;
 mod target;
 mod triage;
+pub(crate) mod usage;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -31,11 +32,15 @@ pub(crate) use config::{
 pub(crate) use console::progress_line;
 pub(crate) use crashed::LastWords;
 pub(crate) use init::init;
+pub(crate) use place::Place;
+pub(crate) use save::LOG;
+pub(crate) use sftp::Sftp;
+pub(crate) use system::{drop_cache, mount_target, unmount};
+pub(crate) use target::CHECK_STAGE;
 pub(crate) use triage::TEXT as TRIAGE;
 
 use console::say;
 use crashed::Crashed;
-use place::Place;
 use remote::SshServer;
 use report::Status;
 use save::Capture;
@@ -108,6 +113,9 @@ pub(crate) fn run(args: &Args) -> u8 {
     }
     let time = jiff::Timestamp::now();
     let mut capture = Capture::start(time);
+    if args.vmcore == Path::new(LIVE_IMAGE) {
+        capture.measure();
+    }
     capture_to_target(args, &config, time, &mut capture);
     capture.conclude();
     if args.json {

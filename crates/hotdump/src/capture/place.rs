@@ -10,7 +10,7 @@ use vmcore::dump::Sink as _;
 use super::report::sync_directory;
 use super::sftp::{RemoteFile, Sftp};
 use super::system;
-use super::target::{LOCAL_MOUNT_POINT, MOUNT_POINT, STAGE};
+use super::target::{CHECK_STAGE, LOCAL_MOUNT_POINT, MOUNT_POINT, STAGE};
 
 /// Kept back in the dump's directory, so that a full disk still takes the report.
 const RESERVE: u64 = 256 << 10;
@@ -81,6 +81,21 @@ impl Place {
         session.rename(&new, &old).or_else(|_| session.remove(&old).and_then(|()| session.rename(&new, &old)))
     }
 
+    /// Removes the place and the files `names` in it, on the server too.
+    ///
+    /// # Errors
+    /// The system's error, or what the server says.
+    pub(crate) fn discard(self, names: &[&str]) -> io::Result<()> {
+        let here = fs::remove_dir_all(&self.dir);
+        if let Some(session) = &self.session {
+            for name in names {
+                session.remove(&self.remote_path(name))?;
+            }
+            session.remove_directory(&self.shown().to_string_lossy())?;
+        }
+        here
+    }
+
     /// Makes a file on the server, for its owner alone; none where the place is on this machine.
     ///
     /// # Errors
@@ -119,7 +134,7 @@ impl Place {
 
     /// The directory as it is to be named to people: on the target, where the target is mounted for the capture only.
     pub(crate) fn shown(&self) -> PathBuf {
-        let mounted = [MOUNT_POINT, LOCAL_MOUNT_POINT, STAGE];
+        let mounted = [MOUNT_POINT, LOCAL_MOUNT_POINT, STAGE, CHECK_STAGE];
         match mounted.iter().find_map(|point| self.dir.strip_prefix(point).ok()) {
             Some(on_target) => Path::new("/").join(on_target),
             None => self.dir.clone(),

@@ -9,6 +9,8 @@ use std::path::Path;
 use elfcorehdr::PhysAddr;
 use serde::Serialize;
 
+use super::usage::MemoryUse;
+
 /// How a capture came out. Written as "in-progress" first, so that a machine that dies half-way leaves the truth behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -124,6 +126,8 @@ pub(crate) struct Report {
     pub(crate) command: Option<Vec<String>>,
     /// Old dumps that were removed.
     pub(crate) removed: Vec<String>,
+    /// What it took of the capture kernel's memory; none where it ran elsewhere.
+    pub(crate) memory_use: Option<MemoryUse>,
     /// How long things took.
     pub(crate) seconds: Times,
     /// What went wrong, in the order it did.
@@ -179,6 +183,7 @@ mod tests {
             memory: None,
             command: None,
             removed: Vec::new(),
+            memory_use: None,
             seconds: Times::default(),
             errors: Vec::new(),
         };

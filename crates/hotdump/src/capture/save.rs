@@ -17,13 +17,15 @@ use super::report::{BadPages, LogReport, MemoryReport, Report, Status, Times, sy
 use super::sftp::RemoteFile;
 use super::system;
 use super::triage::{self, Triage};
+use super::usage::Meter;
 use crate::dump;
 use crate::dumps::store::{self, INCOMPLETE, MANIFEST, REPORT, Retention, WHOLE};
 use crate::manifest::{self, Manifest, Recorder};
 use crate::saving::{self, Recorded};
 use crate::text::{Ticker, size};
 
-const LOG: &str = "vmcore-dmesg.txt";
+/// The kernel log's file in a dump's directory.
+pub(crate) const LOG: &str = "vmcore-dmesg.txt";
 
 /// Pieces of the dump, of 1 MiB as a rule, that are read back.
 const READ_BACK: usize = 64;
@@ -32,6 +34,8 @@ const READ_BACK: usize = 64;
 pub(crate) struct Capture {
     started: Instant,
     report: Report,
+    /// Looks at the capture kernel's memory.
+    meter: Option<Meter>,
 }
 
 impl Capture {
@@ -50,10 +54,16 @@ impl Capture {
             memory: None,
             command: None,
             removed: Vec::new(),
+            memory_use: None,
             seconds: Times::default(),
             errors: Vec::new(),
         };
-        Self { started: Instant::now(), report }
+        Self { started: Instant::now(), report, meter: None }
+    }
+
+    /// Has the report tell what of this machine's memory the capture takes.
+    pub(crate) fn measure(&mut self) {
+        self.meter = Meter::start(Path::new("/"));
     }
 
     /// The report so far.
@@ -431,6 +441,7 @@ impl Capture {
 
     fn write_report(&mut self, place: &Place) {
         let path = place.path(REPORT);
+        self.report.memory_use = self.meter.as_ref().map(Meter::seen);
         if let Err(error) = self.report.write(&path).and_then(|()| place.publish(REPORT)) {
             self.fault(format_args!("cannot write {}: {error}", path.display()));
         }

@@ -25,6 +25,7 @@ const WRITE: u8 = 6;
 const FSETSTAT: u8 = 10;
 const REMOVE: u8 = 13;
 const MKDIR: u8 = 14;
+const RMDIR: u8 = 15;
 const STAT: u8 = 17;
 const RENAME: u8 = 18;
 const EXTENDED: u8 = 200;
@@ -122,8 +123,21 @@ impl Sftp {
     /// # Errors
     /// What the server says.
     pub(crate) fn remove(&self, path: &str) -> io::Result<()> {
+        self.request(REMOVE, path)
+    }
+
+    /// Removes a directory that is empty.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub(crate) fn remove_directory(&self, path: &str) -> io::Result<()> {
+        self.request(RMDIR, path)
+    }
+
+    /// Makes a request that has nothing but a path.
+    fn request(&self, kind: u8, path: &str) -> io::Result<()> {
         self.with(|wire| {
-            let mut request = Packet::new(REMOVE);
+            let mut request = Packet::new(kind);
             request.text(path);
             wire.ask(request)?.status()
         })

@@ -11,6 +11,7 @@ use super::device::{self, Device};
 use super::network::{self, Network, NetworkError};
 use super::remote::{NfsExport, SshServer};
 use super::sftp::Sftp;
+use super::ssh::Credentials;
 use super::{nfs, ssh, system};
 
 /// Where the target is mounted.
@@ -19,6 +20,8 @@ pub(crate) const MOUNT_POINT: &str = "/run/hotdump/target";
 pub(crate) const LOCAL_MOUNT_POINT: &str = "/run/hotdump/local";
 /// Where files are written that go to a server by SSH: in memory, but for the dump, which is never there.
 pub(crate) const STAGE: &str = "/run/hotdump/stage";
+/// The same for `hotdump target check`, on the running system.
+pub(crate) const CHECK_STAGE: &str = "/run/hotdump/check-stage";
 
 /// How often devices are looked for.
 const LOOK: Duration = Duration::from_millis(200);
@@ -101,7 +104,7 @@ pub(crate) fn open_session(
 ) -> Result<Sftp, TargetError> {
     let network = connect(target, config, |network| ssh::address(network, server))?;
     say!("saving to {target}");
-    Sftp::start(&mut ssh::command(Path::new("ssh"), server, network))
+    Sftp::start(&mut ssh::command(Path::new("ssh"), server, network, &Credentials::in_capture()))
         .map_err(|source| TargetError::Session { target: target.clone(), source })
 }
 

@@ -11,7 +11,7 @@ use super::machine;
 use super::modules::{Index, ModuleError, Plan};
 use super::program::{self, Needs};
 use super::unpack::read_module;
-use super::{Args, Compression, Content, Report};
+use super::{Args, Compression, Content, Expected, Report};
 use crate::capture::{CONFIG_PATH, Config};
 
 const ROOT: &str = "/";
@@ -24,7 +24,11 @@ pub(super) fn build(args: &Args) -> anyhow::Result<(Vec<u8>, Report)> {
     let mut warnings = std::mem::take(&mut destination.warnings);
     let release = release(args)?;
     let dir = modules_dir(args, &release)?;
-    let plan = plan_modules(args, &Index::read(&dir)?, &destination, &release, &mut warnings)?;
+    let index = Index::read(&dir)?;
+    let mut plan = plan_modules(&index, &destination, &release, &mut warnings)?;
+    for module in &args.add_modules {
+        index.add(&mut plan, module).context("--add-module")?;
+    }
     let mut archive = Archive::default();
     let modules = put_modules(&mut archive, &dir, &release, &plan)?;
     put_program(&mut archive, &args.program)?;
@@ -89,6 +93,19 @@ pub(super) fn build(args: &Args) -> anyhow::Result<(Vec<u8>, Report)> {
     Ok((bytes, report))
 }
 
+/// What an initramfs for the target of `config` and the kernel `release` would have, written now.
+///
+/// # Errors
+/// What could not be found on the machine.
+pub(crate) fn expected(config: &Config, release: &str) -> anyhow::Result<Expected> {
+    let destination = Destination::of_config(config)?;
+    let mut warnings = Vec::new();
+    let plan =
+        plan_modules(&Index::read(&find_modules_dir(release)?)?, &destination, release, &mut warnings)?;
+    let modules = plan.files().iter().map(|file| archived_path(release, file)).collect();
+    Ok(Expected { modules, warnings, network: destination.config.network })
+}
+
 fn release(args: &Args) -> anyhow::Result<String> {
     match &args.kernel_release {
         Some(release) => Ok(release.clone()),
@@ -101,9 +118,10 @@ fn running_release() -> anyhow::Result<String> {
 }
 
 fn modules_dir(args: &Args, release: &str) -> anyhow::Result<PathBuf> {
-    if let Some(dir) = &args.modules_dir {
-        return Ok(dir.clone());
-    }
+    args.modules_dir.clone().map_or_else(|| find_modules_dir(release), Ok)
+}
+
+fn find_modules_dir(release: &str) -> anyhow::Result<PathBuf> {
     let dirs = ["/lib/modules", "/usr/lib/modules"].map(|dir| Path::new(dir).join(release));
     match dirs.iter().find(|dir| dir.join("modules.dep").is_file()) {
         Some(dir) => Ok(dir.clone()),
@@ -117,7 +135,6 @@ fn modules_dir(args: &Args, release: &str) -> anyhow::Result<PathBuf> {
 
 /// The modules that saving to the target takes, in the order in which they are to be loaded.
 fn plan_modules(
-    args: &Args,
     index: &Index,
     destination: &Destination,
     release: &str,
@@ -154,9 +171,6 @@ fn plan_modules(
         index.add(&mut plan, module).context("the target's filesystem")?;
     }
     destination.wanted.iter().for_each(|name| index.add_if_known(&mut plan, name));
-    for module in &args.add_modules {
-        index.add(&mut plan, module).context("--add-module")?;
-    }
     Ok(plan)
 }
 
@@ -176,11 +190,16 @@ fn put_modules(
                 from.display()
             )
         })?;
-        let path = format!("lib/modules/{release}/{}", unpacked_name(file));
+        let path = archived_path(release, file);
         modules.push(Content { path: path.clone(), size: data.len() });
         archive.file(&path, 0o644, data);
     }
     Ok(modules)
+}
+
+/// Where a module goes in the archive.
+fn archived_path(release: &str, file: &Path) -> String {
+    format!("lib/modules/{release}/{}", unpacked_name(file))
 }
 
 /// A module's path without the ending of its packing.

@@ -60,6 +60,33 @@ impl Destination {
         }
     }
 
+    /// The devices, modules and network for the target of a configuration that was written before.
+    pub(super) fn of_config(config: &Config) -> anyhow::Result<Self> {
+        let mut destination = Self::default();
+        match &config.target {
+            Some(Target::Nfs(export)) => {
+                destination.need_network(&export.server)?;
+                destination.need_filesystem("nfs");
+            }
+            Some(Target::Ssh(account)) => {
+                destination.need_network(&account.server)?;
+            }
+            Some(target) => destination.need_disk_of(target, config.fs.as_deref())?,
+            None => {}
+        }
+        if let Some(log) = &config.local_log {
+            destination.need_disk_of(&log.target, log.fs.as_deref())?;
+        }
+        Ok(destination)
+    }
+
+    fn need_disk_of(&mut self, target: &Target, kind: Option<&str>) -> anyhow::Result<()> {
+        let found = machine::find_by_target(Path::new(ROOT), target, Path::new("/"))?;
+        let kind = kind.or(found.kind.as_deref()).context("its filesystem is not recognised")?;
+        self.need_disk(&found.device, kind);
+        Ok(())
+    }
+
     fn on_disk(args: &Args, found: Found) -> anyhow::Result<Self> {
         if args.local_log.is_some() {
             bail!(
@@ -114,19 +141,25 @@ impl Destination {
         if args.fs.is_some() {
             bail!("--fs is for targets on a disk; {target} is a server's");
         }
-        let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        let (network, interface) = server::find(name, &hostname)?;
         let mut destination = Self::default();
-        destination.devices.push(Path::new(ROOT).join("sys/class/net").join(interface));
-        if network.server.is_ipv6() {
-            destination.wanted.push("ipv6");
-        }
+        let hostname = destination.need_network(name)?;
         destination.config.target = Some(target.clone());
         // Other machines save there too.
         destination.config.path = args.path.join(file_name(&hostname));
-        destination.config.network = Some(network);
         destination.config.local_log = destination.find_local_log(args)?;
         Ok(destination)
+    }
+
+    /// Finds the way to the server `name`; gives this machine's name.
+    fn need_network(&mut self, name: &str) -> anyhow::Result<String> {
+        let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let (network, interface) = server::find(name, &hostname)?;
+        self.devices.push(Path::new(ROOT).join("sys/class/net").join(interface));
+        if network.server.is_ipv6() {
+            self.wanted.push("ipv6");
+        }
+        self.config.network = Some(network);
+        Ok(hostname)
     }
 
     /// Where the log goes when the server does not take the dump. A place that was not asked for need not be there.

@@ -22,6 +22,8 @@ use crate::capture::{self, Action, FileFormat, LocalLog, Target};
 use crate::text;
 use crate::whole::{self, Readers};
 
+pub(crate) use build::expected;
+
 /// Where dumps go if not said.
 const DEFAULT_PATH: &str = "/var/crash";
 
@@ -156,6 +158,17 @@ struct Report {
     /// Everything else.
     files: Vec<Content>,
     warnings: Vec<String>,
+}
+
+/// What an initramfs for a target would have, were it written now.
+#[derive(Debug)]
+pub(crate) struct Expected {
+    /// Paths of modules in it.
+    pub(crate) modules: Vec<String>,
+    /// What is not as good as it could be.
+    pub(crate) warnings: Vec<String>,
+    /// The way to a server.
+    pub(crate) network: Option<Network>,
 }
 
 /// Builds the initramfs and prints what went in on standard output.

@@ -26,20 +26,23 @@ pub(super) fn holding(mountinfo: &str, path: &Path) -> Option<Mount> {
 }
 
 /// Where the directory `path` of a filesystem is to be found on the running system: of the mounts of `device`, or of the node
-/// `source`, the one that shows most of it. None where the filesystem is not mounted, or not with that directory.
-pub(crate) fn shown_at(mountinfo: &str, device: (u32, u32), source: &Path, path: &Path) -> Option<PathBuf> {
+/// `source`, the one that shows most of it, and the directory below that. None where the filesystem is not mounted, or not with
+/// that directory.
+pub(crate) fn shown_at(
+    mountinfo: &str,
+    device: (u32, u32),
+    source: &Path,
+    path: &Path,
+) -> Option<(PathBuf, PathBuf)> {
     let same = |mount: &Mount| mount.device == device || mount.kind == "btrfs" && mount.source == source;
     let mounts = mountinfo.lines().filter_map(parse).filter(same);
     let shown = mounts.filter_map(|mount| {
-        let rest = path.strip_prefix(&mount.root).ok()?;
-        // The last of those at one place is the one that is seen.
-        let seen = holding(mountinfo, &mount.point).is_some_and(|seen| seen == mount);
-        let place = if rest.as_os_str().is_empty() { mount.point.clone() } else { mount.point.join(rest) };
-        // Another filesystem may be mounted on the way.
-        let holds = holding(mountinfo, &place).is_some_and(|holder| holder == mount);
-        (seen && holds).then_some(place)
+        let below = path.strip_prefix(&mount.root).ok()?.to_owned();
+        // Another filesystem may be mounted over it, or on the way.
+        let is_seen = |place: &Path| holding(mountinfo, place).is_some_and(|holder| holder == mount);
+        (is_seen(&mount.point) && is_seen(&mount.point.join(&below))).then(|| (mount.point.clone(), below))
     });
-    shown.min_by_key(|place| place.components().count())
+    shown.min_by_key(|(point, below)| point.components().count() + below.components().count())
 }
 
 /// A line: `ID PARENT MAJOR:MINOR ROOT POINT OPTIONS [TAGS...] - TYPE SOURCE OPTIONS` (proc_pid_mountinfo(5)).
@@ -134,7 +137,11 @@ broken line
             ((254, 99), "/dev/vdz", "/", None),
         ] {
             let found = shown_at(MOUNTINFO, device, Path::new(source), Path::new(path));
-            assert_eq!(found.as_deref(), place.map(Path::new), "{source} {path}");
+            assert_eq!(
+                found.map(|(point, below)| point.join(below)),
+                place.map(PathBuf::from),
+                "{source} {path}"
+            );
         }
     }
 

@@ -85,39 +85,15 @@ mod tests {
         draw(&Grid::of(&parts), &parts, view, coloured)
     }
 
+    /// The picture with colour and without, as it is on a terminal of 80 columns.
     #[test]
     fn the_picture_of_a_stale_header() {
-        let full = "#".repeat(64);
-        let expected = format!(
-            "\
-the crash header misses 128 MiB and has 128 MiB that is gone
-one letter: 8 MiB
-
-0x000000000 {full}
-0x020000000 {full}
-0x040000000 {full}
-0x060000000 {full}
-0x080000000 {full}
-0x0a0000000 {reserved}{half}
-        ... (1 GiB without memory)
-0x100000000 {full}
-0x120000000 {full}
-0x140000000 {added}{missing}{offline}
-        ... (512 MiB without memory)
-0x180000000 {gone}
-
-  #  covered       3.7 GiB  in use, and in the crash header
-",
-            reserved = "R".repeat(32),
-            half = "#".repeat(32),
-            added = "+".repeat(32),
-            missing = "!".repeat(16),
-            offline = "o".repeat(16),
-            gone = "X".repeat(16),
-        );
-        let text = drawn(&stale(), false);
-        let picture = text.split("  #  covered").next();
-        assert_eq!(picture, expected.split("  #  covered").next(), "{text}");
+        for (coloured, file) in [
+            (false, snapbox::file!["../../tests/snapshots/pictures/map.txt"]),
+            (true, snapbox::file!["../../tests/snapshots/pictures/map-in-colour.txt"]),
+        ] {
+            snapbox::assert_data_eq!(drawn(&stale(), coloured), file.raw());
+        }
     }
 
     #[test]

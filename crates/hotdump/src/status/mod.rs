@@ -15,6 +15,7 @@ use crate::exit;
 use crate::keeping::Keeping;
 use crate::prepared::{self, Prepared};
 use crate::record::{self, Record};
+use crate::rehearsal::LastTest;
 use crate::screen::Color;
 use crate::text::{Range, print, print_json};
 use crate::verify::{self, Source, Verdict};
@@ -67,6 +68,8 @@ struct Status {
     capture: Option<Capture>,
     /// The newest dump on this machine.
     last_dump: Option<Entry>,
+    /// The last `hotdump test --really-crash`.
+    last_test: Option<LastTest>,
     remarks: Vec<String>,
     /// What to do, where something is wrong.
     next_step: Option<String>,
@@ -153,6 +156,7 @@ impl Status {
             status.verdict = Verdict::NotLoaded;
         }
         status.read_capture(host);
+        status.last_test = LastTest::read(host);
         status.next_step = status.next_step(reserves);
         status
     }
@@ -234,6 +238,9 @@ impl Status {
             (Some(true), _) if !self.problems.is_empty() => load.to_owned(),
             (Some(true), Verdict::Unknown) if !rustix::process::geteuid().is_root() => {
                 "ask again as root: only root may see the header".to_owned()
+            }
+            (Some(true), _) if self.last_test.as_ref().is_some_and(LastTest::has_failed) => {
+                "find out why the test's dump is not there: `hotdump target check`".to_owned()
             }
             (Some(true), _) => {
                 let failed = self.last_dump.as_ref().filter(|dump| dump.status != "saved")?;

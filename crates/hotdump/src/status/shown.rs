@@ -47,6 +47,9 @@ impl Status {
         }
         self.show_memory(&mut screen);
         self.show_capture(&mut screen);
+        if let Some(test) = &self.last_test {
+            screen.row("last test", &test.words());
+        }
         show_some(&self.remarks, "note", "JSON has all", &mut screen);
         if let Some(step) = &self.next_step {
             screen.told("NEXT", Tone::Strong, step);
@@ -235,30 +238,12 @@ mod tests {
     fn one_screen_where_all_is_well() {
         let status = fine();
         assert_eq!(status.next_step(Some(true)), None);
-        assert_eq!(
-            status.text(false),
-            "\
-PROTECTED: a dump taken now would hold all memory and every CPU
-  loaded      by hotdump, by kexec_load
-  kernel      /boot/vmlinuz-6.12.0-5-amd64
-  cmdline     root=/dev/vda1 console=ttyS0 nr_cpus=1 reset_devices irqpoll
-              acpi_no_memhotplug
-  current     yes
-  kept        current: by the kernel module (CPUs yes, memory yes)
-  module      follows memory and CPUs; slots: 9 used, 1200 free
-              4 memory events, 1 CPU event, 25 stores since it was loaded; 0
-              earlier changes taken in at arming
-  last event  2514-05-30T01:53:00Z, took 1.9 us, the slowest 31 us
-  reserved    [0x30000000, 0x40000000) (256 MiB)
-              40 MiB taken by the image, 216 MiB free for the capture kernel
-  header      at 0x3eff0000, 1.7 KiB used of 64 KiB, read from /proc/kcore
-  initramfs   /var/lib/hotdump/initrd-6.12.0-5-amd64.img, 5 MiB, 12 MiB unpacked
-  target      UUID=11111111-1111-1111-1111-111111111111, ext4, directory
-              /var/crash
-  last dump   2026-11-22-15:32:10 in /var/crash, saved, 300 MiB: Kernel panic -
-              not syncing: sysrq triggered crash
-"
-        );
+        for (coloured, file) in [
+            (false, snapbox::file!["../../tests/snapshots/pictures/status.txt"]),
+            (true, snapbox::file!["../../tests/snapshots/pictures/status-in-colour.txt"]),
+        ] {
+            snapbox::assert_data_eq!(status.text(coloured), file.raw());
+        }
     }
 
     #[test]
@@ -308,6 +293,10 @@ estimate` tells how much), then boot again
         assert!(text.ends_with("NEXT: `hotdump load`\n"), "{text}");
         assert!(stale.text(true).starts_with("\x1b[1;31mSTALE\x1b[0m: an image"));
         assert!(!text.contains('\x1b'));
+        snapbox::assert_data_eq!(
+            stale.text(true),
+            snapbox::file!["../../tests/snapshots/pictures/status-stale-in-colour.txt"].raw()
+        );
         let half = Status { verdict: Verdict::Complete, findings: Vec::new(), ..stale };
         assert!(half.text(false).starts_with("PROTECTED FOR NOW: a dump taken now would be complete\n"));
         let blind = Status { verdict: Verdict::Unknown, ..fine() };

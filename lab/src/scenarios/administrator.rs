@@ -1,0 +1,128 @@
+//! What an administrator looks at: status, target check, estimate, and a test that crashes the machine.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::scenarios;
+use super::service::{install, up};
+use crate::cache::KernelLine::{V6_1, V6_12};
+use crate::guest::{Crashed, Guest};
+use crate::lab::{Lab, Plan};
+use crate::machine::{GIB, MIB};
+use crate::product::{By, CAPTURE};
+
+scenarios! {
+    ;
+    long:
+    estimate: "as little is reserved as `hotdump estimate` asks for, by sizes and then by the report of a capture: dumps are whole",
+    rehearsal: "a whole Debian 12: status, target check, `hotdump test --really-crash`, and after the reboot the test says that the dump arrived",
+}
+
+/// Where a report of another guest's capture is put.
+const REPORTS: &str = "/root/reports";
+
+fn estimate(lab: &Lab, name: &str) -> Result<()> {
+    let plan = || lab.guest(name, V6_12);
+    let mut guest = plan()?.boot()?;
+    guest.make_initramfs()?;
+    let (by_sizes, _) = asked(&mut guest, &[])?;
+    ensure!(by_sizes["basis"]["by"] == "sizes", "there is no report, and the estimate is {by_sizes}");
+    drop(guest);
+
+    let (crashed, report) = reserved(plan()?, &by_sizes)?;
+    // Where it is named as a capture would name it.
+    let place = format!("{REPORTS}/2026-11-22-15:32:10/report.json");
+    let from = crashed.dump()?.dir.join("report.json");
+    let mut guest = plan()?.file(&place, 0o600, &from).boot()?;
+    guest.make_initramfs()?;
+    let (by_report, code) = asked(&mut guest, &["--directory", REPORTS])?;
+    ensure!(by_report["basis"]["by"] == "report", "the estimate does not rest on the report: {by_report}");
+    ensure!(code == 0, "256 MiB are reserved, and the estimate is {by_report}");
+    let told = guest.run(["hotdump", "estimate", "--initrd", CAPTURE, "--directory", REPORTS])?;
+    guest.say(told.ok()?);
+    ensure!(
+        by_report["recommended"].as_u64() <= by_sizes["recommended"].as_u64(),
+        "what was measured is more than what was computed: {} in {report}",
+        by_report["recommended"]
+    );
+    drop(guest);
+    reserved(plan()?, &by_report).map(drop)
+}
+
+/// The answer of `hotdump estimate`, and its exit code.
+fn asked(guest: &mut Guest, more: &[&str]) -> Result<(Value, i32)> {
+    let argv = ["hotdump", "estimate", "--json", "--initrd", CAPTURE];
+    let told = guest.run(argv.iter().chain(more).copied())?;
+    let answer: Value = serde_json::from_str(&told.ran.stdout).with_context(|| told.to_string())?;
+    guest.say(format!("estimate: {}", told.ran.stdout.split_whitespace().collect::<Vec<_>>().join(" ")));
+    Ok((answer, told.ran.code.context("it was killed")?))
+}
+
+/// A capture with as much reserved as an estimate asks for must be whole; gives its report.
+fn reserved(plan: Plan, estimate: &Value) -> Result<(Crashed, Value)> {
+    let bytes = estimate["recommended"].as_u64().context("the estimate recommends nothing")?;
+    let mut guest = plan.crashkernel(&format!("{}M", bytes / MIB)).boot()?;
+    guest.make_initramfs()?;
+    guest.load(By::Load, &["--hotplug"])?;
+    guest.add_memory(256 * MIB)?;
+    guest_status(&mut guest)?;
+    guest.fill_at_most(256 * MIB)?;
+    let crashed = guest.crash(0)?;
+    crashed.complete()?;
+    let report = crashed.report()?;
+    crashed.tell.say(format!("with {} MiB: {}", bytes / MIB, report["memory_use"]));
+    Ok((crashed, report))
+}
+
+/// `hotdump status` must say that all is well; gives what it says.
+fn guest_status(guest: &mut Guest) -> Result<String> {
+    let told = guest.run(["hotdump", "status"])?;
+    let text = told.ok()?.to_owned();
+    ensure!(text.starts_with("PROTECTED: ") && !text.contains("NEXT"), "{told}");
+    ensure!(text.lines().count() <= 24, "that is more than a screen: {told}");
+    guest.say(&text);
+    Ok(text)
+}
+
+fn rehearsal(lab: &Lab, name: &str) -> Result<()> {
+    let debs = [lab.deb("hotdump")?];
+    let mut guest = lab.guest(name, V6_1)?.memory(GIB).debian(&debs)?.boot()?;
+    up(&mut guest)?;
+    install(&mut guest)?;
+    guest.run(["hotdump", "test", "--really-crash"])?.says("not crashed")?.exits(1)?;
+    let mut guest = guest.reboot()?;
+    up(&mut guest)?;
+    guest_status(&mut guest)?;
+    let checked = guest.run(["hotdump", "target", "check"])?;
+    guest.say(checked.ok()?);
+    checked.says("READY: ")?;
+    guest.run(["hotdump", "test"])?.says("NOT TESTED")?.exits(4)?;
+    let told = guest.run(["hotdump", "estimate"])?;
+    guest.say(told.ok()?);
+    told.says("sizes alone")?;
+
+    let crashed = guest.crash_by_running("hotdump test --really-crash --yes")?;
+    crashed.saved_by_hotdump()?;
+    let log = crashed.dump()?.text("vmcore-dmesg.txt")?;
+    ensure!(log.contains("hotdump: test crash "), "the test itself did not crash the machine");
+    let mut guest = crashed.boot_again()?;
+    up(&mut guest)?;
+    let came = guest.run(["hotdump", "test"])?;
+    guest.say(came.ok()?);
+    came.says("PASSED: ")?;
+    let text = guest_status(&mut guest)?;
+    ensure!(text.contains("the dump arrived: /var/crash/"), "{text}");
+    let told = guest.run(["hotdump", "estimate"])?;
+    guest.say(told.ok()?);
+    told.says("what the last capture took")?;
+    // A test whose dump went away has failed.
+    guest.shell("rm -r /var/crash/*")?.ok()?;
+    guest.run(["hotdump", "test"])?.says("FAILED: ")?.exits(2)?;
+    // A directory that is hidden by another filesystem is found on its own.
+    let line =
+        "mount -t tmpfs none /var/crash && hotdump target check; code=$?; umount /var/crash; exit $code";
+    let hidden = guest.shell(line)?;
+    guest.say(hidden.ok()?);
+    hidden.says("for this check")?;
+    Ok(())
+}
