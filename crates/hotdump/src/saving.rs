@@ -26,8 +26,7 @@ const HEADERS: u64 = 1 << 20;
 pub(crate) fn select<S: ReadAt>(core: &Core<S>, header: Option<&DumpHeader>, level: DumpLevel) -> Selection {
     let mut selection = Selection::filtered(core, level);
     if let Some(header) = header {
-        intersect(&mut selection.kept, &header.kept);
-        intersect(&mut selection.first, &header.kept);
+        selection.keep_only(&header.kept);
         selection.exists = header.exists.clone();
         // What an earlier filter left out is gone whatever is asked for now.
         let before = u8::try_from(header.dump_level).ok().and_then(|level| DumpLevel::new(level).ok());
@@ -35,16 +34,6 @@ pub(crate) fn select<S: ReadAt>(core: &Core<S>, header: Option<&DumpHeader>, lev
         *reached = reached.or(before.unwrap_or_default());
     }
     selection
-}
-
-/// Takes what is not in `other` out of `frames`.
-fn intersect(frames: &mut Bitmap, other: &Bitmap) {
-    let mut at = Frame(0);
-    for run in other.runs() {
-        frames.remove_range(at..run.start);
-        at = run.end;
-    }
-    frames.remove_range(at..Frame(u64::MAX));
 }
 
 /// How much space a dump will take, in bytes, by trying out pages from all over memory. Reads up to 24 MiB of it.
@@ -57,7 +46,8 @@ pub(crate) fn estimate<S: ReadAt + Sync>(
     options: &DumpOptions,
 ) -> Result<u64, DumpError> {
     let kept = selection.kept.count();
-    let sample = Selection { kept: sample(&selection.kept, kept), first: Bitmap::new(), ..selection.clone() };
+    let (first, last) = (Bitmap::new(), Bitmap::new());
+    let sample = Selection { kept: sample(&selection.kept, kept), first, last, ..selection.clone() };
     let counted = Counted::default();
     let written = write_dump(core, &sample, &counted, options, |_| ())?;
     let tried = written.wanted_pages.max(1);
@@ -183,27 +173,13 @@ mod tests {
     }
 
     #[test]
-    fn an_intersection_has_what_both_have() {
-        for (one, other, both) in [
-            (&[(0, 10)][..], &[(3, 5), (8, 20)][..], &[(3, 5), (8, 10)][..]),
-            (&[(0, 10)], &[], &[]),
-            (&[], &[(0, 10)], &[]),
-            (&[(5, 6), (100_000, 200_000)], &[(0, 150_000)], &[(5, 6), (100_000, 150_000)]),
-        ] {
-            let mut set = frames(one);
-            intersect(&mut set, &frames(other));
-            assert!(set == frames(both), "{one:?} and {other:?}");
-        }
-    }
-
-    #[test]
     fn a_sample_is_from_all_over_and_no_larger_than_said() {
         let all = frames(&[(10, 100_000), (5_000_000, 5_000_010), (9_000_000, 9_900_000)]);
         let chosen = sample(&all, all.count());
         let count = chosen.count();
         assert!((SAMPLE * (SAMPLES - 2)..=SAMPLE * (SAMPLES + 1)).contains(&count), "{count}");
         let mut within = chosen.clone();
-        intersect(&mut within, &all);
+        within.intersect(&all);
         assert!(within == chosen, "it has nothing else");
         assert!(chosen.count_range(Frame(0)..Frame(1_000_000)) > 0);
         assert!(chosen.end() > Frame(9_880_000));

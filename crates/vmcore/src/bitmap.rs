@@ -108,6 +108,16 @@ impl Bitmap {
         before
     }
 
+    /// Takes out all that is not in `other`.
+    pub fn intersect(&mut self, other: &Self) {
+        let mut at = Frame(0);
+        for run in other.runs() {
+            self.remove_range(at..run.start);
+            at = run.end;
+        }
+        self.remove_range(at..Frame(LIMIT));
+    }
+
     fn change(&mut self, frames: &Range<Frame>, value: bool) {
         let last = frames.end.0.min(LIMIT);
         let mut at = frames.start.0;
@@ -364,6 +374,25 @@ mod tests {
         assert_eq!(set.runs().collect::<Vec<_>>(), [frames(LIMIT - 1, LIMIT)]);
         assert_eq!(set.remove_range(frames(0, u64::MAX)), 1);
         assert!(set.is_empty());
+    }
+
+    #[test]
+    fn an_intersection_has_what_both_have() {
+        let set = |ranges: &[(u64, u64)]| {
+            let mut set = Bitmap::new();
+            ranges.iter().for_each(|(from, to)| set.insert_range(frames(*from, *to)));
+            set
+        };
+        for (one, other, both) in [
+            (&[(0, 10)][..], &[(3, 5), (8, 20)][..], &[(3, 5), (8, 10)][..]),
+            (&[(0, 10)], &[], &[]),
+            (&[], &[(0, 10)], &[]),
+            (&[(5, 6), (100_000, 200_000)], &[(0, 150_000)], &[(5, 6), (100_000, 150_000)]),
+        ] {
+            let mut found = set(one);
+            found.intersect(&set(other));
+            assert!(found == set(both), "{one:?} and {other:?}");
+        }
     }
 
     #[derive(Debug, Clone)]

@@ -197,6 +197,11 @@ impl<'a, M: VirtualMemory> Symbols<'a, M> {
         Ok(String::from_utf8_lossy(names.next()?).into_owned())
     }
 
+    /// Where the kernel's functions are.
+    pub(crate) fn text(&self) -> Range<u64> {
+        self.text.clone()
+    }
+
     /// Whether the kernel's functions lie at `address`.
     #[must_use]
     pub fn is_text(&self, address: VirtAddr) -> bool {

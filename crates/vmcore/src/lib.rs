@@ -18,6 +18,7 @@
 mod arch;
 mod backtrace;
 mod bitmap;
+mod btf;
 mod codec;
 mod compressed;
 pub mod copy;
@@ -38,6 +39,7 @@ mod window;
 
 pub use backtrace::{StackEntry, Walk, backtrace, walk_of};
 pub use bitmap::{Bitmap, Frame};
+pub use btf::{Btf, BtfError, Structure};
 pub use codec::{Codec, Compressor, UnknownCodec};
 pub use compressed::{Compressed, DumpFileError, DumpHeader};
 pub use copy::{BadRun, Copied, CopyError, Progress, copy_sparse};

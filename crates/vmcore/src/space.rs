@@ -6,7 +6,7 @@ use elfcorehdr::PhysAddr;
 
 use crate::arch::ppc64::Radix;
 use crate::arch::x86_64::PageTables;
-use crate::arch::{Mapping, ppc64};
+use crate::arch::{Mapped, Mapping, ppc64};
 use crate::elf::{Core, CoreError};
 use crate::source::{ReadAt, VirtAddr, VirtualMemory};
 use crate::vmcoreinfo::VmcoreInfo;
@@ -55,11 +55,17 @@ impl<'a, S: ReadAt> AddressSpace<'a, S> {
         }
     }
 
-    /// The tables that the kernel's top page table points to for its own half of the addresses, where page tables are what is walked first.
-    pub(crate) fn upper_tables(&self) -> Vec<PhysAddr> {
+    /// Calls `found` for each of the kernel's page tables, and for all memory that they map outside of the linear map. Where that begins on a
+    /// machine with `memory` bytes at most is told by `in_linear`, any address in it. Of hash tables nothing is found.
+    pub(crate) fn each_mapped(&self, in_linear: VirtAddr, memory: u64, found: &mut dyn FnMut(Mapped)) {
         match &self.translation {
-            Translation::PageTables(tables) => tables.upper_tables(&self.memory),
-            Translation::LinearMap(_) => Vec::new(),
+            Translation::PageTables(tables) => {
+                let Ok((phys, _)) = tables.translate(&self.memory, in_linear) else { return };
+                let start = in_linear.0.wrapping_sub(phys.0);
+                tables.each(&self.memory, &(start..start.saturating_add(memory)), found);
+            }
+            Translation::LinearMap(Some(radix)) => radix.each(&self.memory, found),
+            Translation::LinearMap(None) => {}
         }
     }
 }
@@ -79,6 +85,11 @@ struct Cache {
 impl<'a, S: ReadAt> CachedMemory<'a, S> {
     fn new(core: &'a Core<S>) -> Self {
         Self { core, cache: RefCell::new(Cache { pages: Vec::with_capacity(CACHE_SLOTS), next: 0 }) }
+    }
+
+    /// The core that it is in.
+    pub(crate) fn core(&self) -> &'a Core<S> {
+        self.core
     }
 
     /// The 64-bit little-endian number at `address`, which does not cross a page's end.

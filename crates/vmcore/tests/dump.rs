@@ -90,17 +90,17 @@ fn options(format: Format, threads: usize) -> DumpOptions {
     DumpOptions { format, threads: NonZeroUsize::new(threads), ..DumpOptions::default() }
 }
 
-/// Everything, with some frames first and some left out.
+/// Everything, with some frames first, some last, and some left out.
 fn selection<S: ReadAt>(core: &Core<S>) -> Selection {
     let mut selection = Selection::everything(core);
     for frame in [0x105, 0x107, 0x1ff, 0x10_0000] {
         selection.kept.remove(Frame(frame));
     }
     for start in [0x10u64, 0x120, 0x131, 0x300, 0x10_0040] {
-        for frame in start..start + 5 {
-            selection.first.insert(Frame(frame));
-        }
+        selection.first.insert_range(Frame(start)..Frame(start + 5));
+        selection.last.insert_range(Frame(start + 7)..Frame(start + 9));
     }
+    selection.last.insert_range(Frame(0x140)..Frame(0x150));
     selection
 }
 

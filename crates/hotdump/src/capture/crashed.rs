@@ -67,8 +67,7 @@ impl Crashed {
     pub(crate) fn leave_out_overwritten(&self, selection: &mut Selection) {
         for range in self.overwritten.iter().filter(|range| range.start().0 >= FIRST_MEGABYTE) {
             let frame = |address| Frame::holding(address, selection.page_size);
-            selection.kept.remove_range(frame(range.start())..frame(range.end()));
-            selection.first.remove_range(frame(range.start())..frame(range.end()));
+            selection.remove_range(frame(range.start())..frame(range.end()));
         }
     }
 

@@ -240,6 +240,8 @@ struct Report {
     dump_level_asked: u8,
     dump_level: u8,
     dump_level_reasons: Vec<String>,
+    /// How many of the facts that pages are told by the kernel's BTF says too.
+    layout_facts_confirmed: u32,
     /// In bytes.
     size: u64,
     page_size: u64,
@@ -272,6 +274,7 @@ fn convert(write: &Write, level: DumpLevel) -> anyhow::Result<u8> {
         dump_level_asked: level.number(),
         dump_level: selection.report.reached.number(),
         dump_level_reasons: selection.report.reasons.clone(),
+        layout_facts_confirmed: selection.report.confirmed,
         size: written.size,
         page_size: selection.page_size,
         data_pages: written.data_pages,

@@ -4,7 +4,9 @@
 pub(crate) mod ppc64;
 pub(crate) mod x86_64;
 
-use elfcorehdr::Machine;
+use std::collections::HashSet;
+
+use elfcorehdr::{Machine, PhysAddr};
 
 /// A machine that cores are read of.
 #[derive(Debug)]
@@ -32,6 +34,29 @@ pub(crate) enum Mapping {
     PageTables,
     /// Only the linear map is known.
     Linear,
+}
+
+/// What a walk over a kernel's page tables comes by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mapped {
+    /// A page table, this many bytes long, so many steps below the top one.
+    Table(PhysAddr, u64, u8),
+    /// Memory outside the linear map, this many bytes.
+    Memory(PhysAddr, u64),
+}
+
+/// More page tables than this are not looked into: 2 TiB of vmalloc'ed memory have as many, and damaged ones can lead anywhere.
+const MAX_TABLES: usize = 1 << 20;
+
+/// Page tables that were looked into: each is once, however many entries lead to it.
+#[derive(Debug, Default)]
+pub(crate) struct Seen(HashSet<u64>);
+
+impl Seen {
+    /// Whether the table there is to be looked into.
+    pub(crate) fn is_new(&mut self, table: PhysAddr) -> bool {
+        self.0.len() < MAX_TABLES && self.0.insert(table.0)
+    }
 }
 
 /// struct elf_prstatus before the registers is the same on all 64-bit machines.

@@ -6,7 +6,7 @@
 
 use elfcorehdr::PhysAddr;
 
-use super::{PRSTATUS_REGISTERS, Registers};
+use super::{Mapped, PRSTATUS_REGISTERS, Registers, Seen};
 use crate::elf::CoreError;
 use crate::source::{ReadAt, VirtAddr};
 use crate::space::CachedMemory;
@@ -75,6 +75,44 @@ impl Radix {
             levels[level] = (below + bits, UPPER_INDEX[level - 1]);
         }
         Some(Self { top, levels })
+    }
+
+    /// Calls `found` for every page table, and for all memory that is mapped outside of the linear map. What cannot be read is passed over.
+    pub(crate) fn each<S: ReadAt>(&self, memory: &CachedMemory<'_, S>, found: &mut dyn FnMut(Mapped)) {
+        self.each_in(memory, (self.top, 4, LINEAR_MAP), &mut Seen::default(), found);
+    }
+
+    /// The same for a table: its address, its level, the first address that it maps.
+    fn each_in<S: ReadAt>(
+        &self,
+        memory: &CachedMemory<'_, S>,
+        (table, level, start): (PhysAddr, usize, u64),
+        seen: &mut Seen,
+        found: &mut dyn FnMut(Mapped),
+    ) {
+        let (shift, bits) = self.levels[level - 1];
+        found(Mapped::Table(table, 8 << bits, 4 - level as u8));
+        let is_linear = |at| linear(VirtAddr(at)).is_ok();
+        if level == 1 && is_linear(start) || !seen.is_new(table) {
+            return;
+        }
+        let mut entries = vec![0; 8 << bits];
+        if memory.core().read_phys(table, &mut entries).is_err() {
+            return;
+        }
+        let entries = entries.as_chunks().0.iter().map(|entry| u64::from_be_bytes(*entry));
+        for (index, entry) in (0u64..).zip(entries) {
+            let at = start.wrapping_add(index << shift);
+            if entry & VALID == 0 {
+                continue;
+            }
+            if entry & LEAF == 0 && level > 1 {
+                self.each_in(memory, (PhysAddr(entry & TABLE_BITS), level - 1, at), seen, found);
+            } else if entry & LEAF != 0 && !is_linear(at) {
+                let within = (1u64 << shift) - 1;
+                found(Mapped::Memory(PhysAddr(entry & PAGE_BITS & !within), within + 1));
+            }
+        }
     }
 
     /// The physical address behind `address`, and how many bytes from there are mapped in one piece.

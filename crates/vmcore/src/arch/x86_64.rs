@@ -2,7 +2,9 @@
 
 use elfcorehdr::PhysAddr;
 
-use super::{PRSTATUS_REGISTERS, Registers};
+use std::ops::Range;
+
+use super::{Mapped, PRSTATUS_REGISTERS, Registers, Seen};
 use crate::elf::CoreError;
 use crate::source::{ReadAt, VirtAddr};
 use crate::space::CachedMemory;
@@ -23,6 +25,7 @@ const KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
 /// Bits 12 to 51 of an entry are the physical address.
 const ADDRESS_BITS: u64 = 0x000f_ffff_ffff_f000;
 const PRESENT: u64 = 1;
+const PAGE: u64 = 1 << 12;
 /// On levels 2 and 3: the entry maps a large page.
 const LARGE: u64 = 1 << 7;
 
@@ -48,12 +51,54 @@ impl PageTables {
         })
     }
 
-    /// Where the tables are that the top one points to, for the upper half of the addresses.
-    pub(crate) fn upper_tables<S: ReadAt>(&self, memory: &CachedMemory<'_, S>) -> Vec<PhysAddr> {
-        let top = self.top.0 & self.address_bits;
-        let entries = (256..512).map_while(|index| memory.read_u64(PhysAddr(top + index * 8)).ok());
-        let present = entries.filter(|entry| entry & PRESENT != 0);
-        present.map(|entry| PhysAddr(entry & self.address_bits)).collect()
+    /// Calls `found` for every page table of the kernel's half of the addresses, and for all memory that is mapped there outside of `linear`.
+    /// What cannot be read is passed over.
+    pub(crate) fn each<S: ReadAt>(
+        &self,
+        memory: &CachedMemory<'_, S>,
+        linear: &Range<u64>,
+        found: &mut dyn FnMut(Mapped),
+    ) {
+        let top = PhysAddr(self.top.0 & self.address_bits);
+        // The addresses of the upper half begin with ones.
+        let upper = u64::MAX << (12 + 9 * u32::from(self.levels) - 1);
+        self.each_in(memory, (top, self.levels, upper, 256), linear, &mut Seen::default(), found);
+    }
+
+    /// The same for a table: its address, its level, the first address that it maps if all its entries are used, the first entry that is.
+    fn each_in<S: ReadAt>(
+        &self,
+        memory: &CachedMemory<'_, S>,
+        (table, level, start, first): (PhysAddr, u8, u64, u64),
+        linear: &Range<u64>,
+        seen: &mut Seen,
+        found: &mut dyn FnMut(Mapped),
+    ) {
+        found(Mapped::Table(table, PAGE, self.levels - level));
+        // Of the linear map all but the lowest tables are needed to find those.
+        if level == 1 && linear.contains(&start) || !seen.is_new(table) {
+            return;
+        }
+        let mut entries = [0; PAGE as usize];
+        if memory.core().read_phys(table, &mut entries).is_err() {
+            return;
+        }
+        let shift = 12 + 9 * (u32::from(level) - 1);
+        let entries = entries.as_chunks().0.iter().map(|entry| u64::from_le_bytes(*entry));
+        for (index, entry) in (0..).zip(entries).skip(first as usize) {
+            if entry & PRESENT == 0 {
+                continue;
+            }
+            // The upper half's addresses begin with its first entry.
+            let at = start.wrapping_add((index - first) << shift);
+            let target = PhysAddr(entry & self.address_bits);
+            if level > 1 && (entry & LARGE == 0 || level > 3) {
+                self.each_in(memory, (target, level - 1, at, 0), linear, seen, found);
+            } else if !linear.contains(&at) {
+                let within = (1u64 << shift) - 1;
+                found(Mapped::Memory(PhysAddr(target.0 & !within), within + 1));
+            }
+        }
     }
 
     /// The physical address behind `address`, and how many bytes from there are mapped in one piece.

@@ -228,7 +228,7 @@ pub fn write_dump<S: ReadAt + Sync>(
         selection,
         sink,
         layout: &layout,
-        plan: Mutex::new(Plan::new(core, &selection.kept, &selection.first, selection.page_size)),
+        plan: Mutex::new(Plan::new(core, selection)),
         next: AtomicU64::new(data),
         stop: AtomicBool::new(false),
         meter: Mutex::new(Meter {

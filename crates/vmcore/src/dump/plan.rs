@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use crate::bitmap::{Bitmap, Frame};
 use crate::elf::Core;
+use crate::filter::Selection;
 use crate::source::ReadAt;
 use crate::window::MAX_WINDOW;
 
@@ -33,13 +34,15 @@ pub(super) struct Chunk {
     pub(super) pass: Pass,
 }
 
-/// Frames are read in two passes.
+/// Frames are read in three passes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pass {
     /// Those that are worth most.
     First,
-    /// All others.
-    Rest,
+    /// All that are in neither of the others.
+    Middle,
+    /// Those that are worth least.
+    Last,
 }
 
 /// Gives out the chunks, one after the other.
@@ -47,6 +50,7 @@ pub(super) enum Pass {
 pub(super) struct Plan<'a> {
     kept: &'a Bitmap,
     first: &'a Bitmap,
+    last: &'a Bitmap,
     extents: Vec<Extent>,
     page_size: u64,
     /// The running kernel's page size: windows are mapped at multiples of it.
@@ -57,16 +61,21 @@ pub(super) struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    pub(super) fn new<S: ReadAt>(
-        core: &Core<S>,
-        kept: &'a Bitmap,
-        first: &'a Bitmap,
-        page_size: u64,
-    ) -> Self {
+    pub(super) fn new<S: ReadAt>(core: &Core<S>, selection: &'a Selection) -> Self {
+        let Selection { kept, first, last, page_size, .. } = selection;
         let system_page = rustix::param::page_size() as u64;
-        let pass = if first.is_empty() { Pass::Rest } else { Pass::First };
-        let extents = extents(core, page_size);
-        Self { kept, first, extents, page_size, system_page, pass, at: 0, rank: 0 }
+        let extents = extents(core, *page_size);
+        Self {
+            kept,
+            first,
+            last,
+            extents,
+            page_size: *page_size,
+            system_page,
+            pass: Pass::First,
+            at: 0,
+            rank: 0,
+        }
     }
 
     /// The next frames to read; none when all were given out.
@@ -75,10 +84,12 @@ impl<'a> Plan<'a> {
             if let Some(chunk) = self.next_in_pass() {
                 return Some(chunk);
             }
-            match self.pass {
-                Pass::First => (self.pass, self.at, self.rank) = (Pass::Rest, 0, 0),
-                Pass::Rest => return None,
-            }
+            let next = match self.pass {
+                Pass::First => Pass::Middle,
+                Pass::Middle => Pass::Last,
+                Pass::Last => return None,
+            };
+            (self.pass, self.at, self.rank) = (next, 0, 0);
         }
     }
 
@@ -86,7 +97,8 @@ impl<'a> Plan<'a> {
         loop {
             let wanted = match self.pass {
                 Pass::First => self.first,
-                Pass::Rest => self.kept,
+                Pass::Middle => self.kept,
+                Pass::Last => self.last,
             };
             let from = wanted.next_in(Frame(self.at))?.0;
             let number = self.extents.partition_point(|extent| extent.frames.end <= from);
@@ -114,11 +126,11 @@ impl<'a> Plan<'a> {
 
     fn wants_some(&self, frames: &Range<u64>) -> bool {
         match self.pass {
-            Pass::First => true,
-            // All of them may have been written in the first pass.
-            Pass::Rest => {
-                let frames = Frame(frames.start)..Frame(frames.end);
-                self.first.count_range(frames.clone()) < self.kept.count_range(frames)
+            Pass::First | Pass::Last => true,
+            // All of them may be for other passes.
+            Pass::Middle => {
+                let count = |set: &Bitmap| set.count_range(Frame(frames.start)..Frame(frames.end));
+                count(self.first) + count(self.last) < count(self.kept)
             }
         }
     }

@@ -146,12 +146,16 @@ impl<'s, 'a, S: ReadAt> Worker<'s, 'a, S> {
     fn wanted(&self, chunk: &Chunk) -> Wanted {
         let selection = self.shared.selection;
         let kept = Bits::of(&selection.kept, &chunk.frames);
-        let mut now = Bits::of(&selection.first, &chunk.frames);
-        let keep = |(now, kept): (&mut u64, &u64)| match chunk.pass {
-            Pass::First => *now &= kept,
-            Pass::Rest => *now = kept & !*now,
-        };
-        now.words.iter_mut().zip(&kept.words).for_each(keep);
+        let (first, last) =
+            (Bits::of(&selection.first, &chunk.frames), Bits::of(&selection.last, &chunk.frames));
+        let mut now = Bits::of(&selection.kept, &chunk.frames);
+        for (now, (first, last)) in now.words.iter_mut().zip(first.words.iter().zip(&last.words)) {
+            *now &= match chunk.pass {
+                Pass::First => *first,
+                Pass::Middle => !(first | last),
+                Pass::Last => *last,
+            };
+        }
         Wanted { kept, now }
     }
 

@@ -56,6 +56,11 @@ impl DumpLevel {
         Self(self.0 & other.0)
     }
 
+    /// What is left out but for the kinds of this sum.
+    pub(super) const fn without(self, kinds: u8) -> Self {
+        Self(self.0 & !kinds)
+    }
+
     /// What one of both leaves out.
     #[must_use]
     pub const fn or(self, other: Self) -> Self {

@@ -1,22 +1,30 @@
 //! Which page frames of a core are to be in a dump.
 //!
 //! The kernel keeps a `struct page` for each frame, in arrays that `mem_section` lists. [`walk`] reads all of them once, [`page`] says what
-//! a page is for, by the [`layout`] that vmcoreinfo tells. What is not recognised for certain is kept.
+//! a page is for, by the [`layout`] that vmcoreinfo tells and the kernel's BTF [confirms](check). What is not recognised for certain is
+//! kept.
 
+mod check;
 mod layout;
 mod level;
+mod order;
 mod page;
 mod walk;
+
+use std::ops::Range;
 
 use elfcorehdr::Machine;
 
 pub use level::{DumpLevel, NoLevel};
 
+use check::Checked;
 use layout::Layout;
+use order::{Mappings, TaskSlabs};
 use page::Use;
 use walk::{Sections, Walk};
 
 use crate::bitmap::{Bitmap, Frame};
+use crate::btf::Btf;
 use crate::elf::{Core, CoreError};
 use crate::kallsyms::Symbols;
 use crate::source::{ReadAt, VirtAddr, VirtualMemory};
@@ -36,6 +44,8 @@ pub struct Selection {
     pub kept: Bitmap,
     /// Those of the kept that are worth most, to be written first.
     pub first: Bitmap,
+    /// Those of the kept that are worth least, to be written last; none is in `first`.
+    pub last: Bitmap,
     /// How this came about.
     pub report: FilterReport,
 }
@@ -49,6 +59,8 @@ pub struct FilterReport {
     pub reached: DumpLevel,
     /// Why not more, in whole sentences; empty if all went well.
     pub reasons: Vec<String>,
+    /// How many of the facts that pages are told by the kernel's BTF says too; 0 where it has none.
+    pub confirmed: u32,
     /// Frames left out, by kind.
     pub excluded: Excluded,
 }
@@ -89,12 +101,27 @@ impl Selection {
             kept: exists.clone(),
             exists,
             first: Bitmap::new(),
+            last: Bitmap::new(),
             report: FilterReport::default(),
         }
     }
 }
 
 impl Selection {
+    /// Leaves out `frames`.
+    pub fn remove_range(&mut self, frames: Range<Frame>) {
+        for set in [&mut self.kept, &mut self.first, &mut self.last] {
+            set.remove_range(frames.clone());
+        }
+    }
+
+    /// Leaves out all that is not in `frames`.
+    pub fn keep_only(&mut self, frames: &Bitmap) {
+        for set in [&mut self.kept, &mut self.first, &mut self.last] {
+            set.intersect(frames);
+        }
+    }
+
     /// What a dump of `core` at `level` is to hold. Where not all kinds of pages can be told for certain, fewer are left out:
     /// [`report`](Self::report) says which level was reached, and why not more.
     #[must_use]
@@ -111,6 +138,7 @@ impl Selection {
         if let Err(why) = selection.filter(core, level) {
             selection.kept = everything;
             selection.first = Bitmap::new();
+            selection.last = Bitmap::new();
             let report = &mut selection.report;
             report.reached = zero;
             report.excluded = Excluded::default();
@@ -134,7 +162,12 @@ impl Selection {
         let layout = Layout::of(&info).map_err(lacks)?;
         let sections = Sections::of(&info, self.page_size).map_err(lacks)?;
         let memory = AddressSpace::new(core, &info).map_err(told)?;
-        let mut walk = Walk::new(core, &memory, &layout);
+        let symbols = Symbols::open(&memory, &info).ok();
+        let btf = Btf::find(&memory, &info, symbols.as_ref()).ok();
+        let sure = self.confirmed(&info, btf.as_ref(), sure)?;
+        let tasks = TaskSlabs::of(&memory, symbols.as_ref(), btf.as_ref());
+        drop(btf);
+        let mut walk = Walk::new(core, &memory, &layout, &tasks, self.page_size);
         let mut seen = Seen::default();
         let each = |section, map| {
             let frames = sections.frames(section);
@@ -159,19 +192,62 @@ impl Selection {
             return Err("no page of a slab is found, and every kernel has them: this kernel's pages are not understood".into());
         }
         self.report.reached = sure;
-        self.holds_what_it_must(core, &info, &memory)
+        let arrays = walk.arrays;
+        let size = (self.page_size, self.exists.end());
+        let mappings = order::mappings(&memory, symbols.as_ref(), &sections, size);
+        self.holds_what_it_must(core, &info, &memory, symbols.as_ref(), &mappings.upper_tables)?;
+        self.order(&mappings, &arrays);
+        Ok(())
+    }
+
+    /// What of `level` the kernel's BTF says nothing against. A kernel without any is believed.
+    ///
+    /// # Errors
+    /// If that is not more than pages of zeros.
+    fn confirmed(
+        &mut self,
+        info: &VmcoreInfo,
+        btf: Option<&Btf>,
+        level: DumpLevel,
+    ) -> Result<DumpLevel, String> {
+        let Some(btf) = btf else { return Ok(level) };
+        let mut checked = Checked::of(info, btf);
+        self.report.confirmed = checked.same;
+        let sure = checked.sure(level);
+        if sure == level.and(DumpLevel::ZERO) {
+            return Err(checked.differences.join("; "));
+        }
+        self.report.reasons.append(&mut checked.differences);
+        Ok(sure)
+    }
+
+    /// Completes what is written first, and last: `arrays` are the structures of pages.
+    fn order(&mut self, mappings: &Mappings, arrays: &Bitmap) {
+        for run in mappings.frames.runs() {
+            self.first.insert_range(run);
+        }
+        for run in arrays.runs().chain(mappings.functions.runs()) {
+            self.first.remove_range(run.clone());
+            self.last.insert_range(run);
+        }
+        self.first.intersect(&self.kept);
+        self.last.intersect(&self.kept);
+        for run in self.first.runs() {
+            self.last.remove_range(run);
+        }
     }
 
     /// Counts a run of pages of one use, and leaves it out if `level` says so.
-    fn take(&mut self, frames: std::ops::Range<Frame>, what: Use, level: DumpLevel, seen: &mut Seen) {
+    fn take(&mut self, frames: Range<Frame>, what: Use, level: DumpLevel, seen: &mut Seen) {
         let all_cache = level.includes(DumpLevel::CACHE_PRIVATE);
         let excluded = &mut self.report.excluded;
         let (is_out, count) = match what {
-            Use::Slab | Use::Kernel => {
-                if what == Use::Slab {
-                    seen.slab += frames.end.0 - frames.start.0;
+            Use::Kernel => return,
+            Use::Slab | Use::TaskSlab => {
+                seen.slab += frames.end.0 - frames.start.0;
+                if what == Use::TaskSlab {
+                    self.first.insert_range(frames);
                 }
-                self.first.insert_range(frames);
                 return;
             }
             Use::Free => (level.includes(DumpLevel::FREE), &mut excluded.free),
@@ -183,6 +259,8 @@ impl Selection {
         };
         if is_out {
             *count += self.kept.remove_range(frames);
+        } else {
+            self.last.insert_range(frames);
         }
     }
 
@@ -192,21 +270,23 @@ impl Selection {
         core: &Core<S>,
         info: &VmcoreInfo,
         memory: &AddressSpace<'_, S>,
+        symbols: Option<&Symbols<'_, AddressSpace<'_, S>>>,
+        upper_tables: &[Frame],
     ) -> Result<(), String> {
         let told = ["init_uts_ns", "swapper_pg_dir", "init_top_pgt", "mem_section", "prb", "node_data"];
         let mut needed: Vec<(&str, VirtAddr)> =
             told.into_iter().filter_map(|name| Some((name, info.symbol(name).ok()?))).collect();
-        needed.extend(needed_symbols(info, memory));
+        needed.extend(symbols.map(|symbols| needed_symbols(symbols, memory)).unwrap_or_default());
         // A CPU may have been in a user's program.
         let cpus = core.cpus().unwrap_or_default();
         needed.extend(cpus.iter().filter(|cpu| !is_user(cpu.sp)).map(|cpu| ("a CPU's stack", cpu.sp)));
         let placed = needed.into_iter().filter_map(|(name, at)| Some((name, memory.translate(at).ok()?.0)));
-        let tables = memory.upper_tables().into_iter().map(|table| ("a page table of the kernel's", table));
-        for (name, phys) in placed.chain(tables) {
-            let frame = Frame::holding(phys, self.page_size);
+        let placed = placed.map(|(name, phys)| (name, Frame::holding(phys, self.page_size)));
+        let tables = upper_tables.iter().map(|table| ("a page table of the kernel's", *table));
+        for (name, frame) in placed.chain(tables) {
             if self.exists.contains(frame) && !self.kept.contains(frame) {
                 return Err(format!(
-                    "{name}, at physical address {phys}, would not be in the dump: this kernel's pages are not understood"
+                    "{name}, in page frame {frame}, would not be in the dump: this kernel's pages are not understood"
                 ));
             }
         }
@@ -215,11 +295,7 @@ impl Selection {
 }
 
 /// What only the kernel's own symbols lead to, where it has them in the dump: the first task, and an object in a slab.
-fn needed_symbols<S: ReadAt>(
-    info: &VmcoreInfo,
-    memory: &AddressSpace<'_, S>,
-) -> Vec<(&'static str, VirtAddr)> {
-    let Ok(symbols) = Symbols::open(memory, info) else { return Vec::new() };
+fn needed_symbols<M: VirtualMemory>(symbols: &Symbols<'_, M>, memory: &M) -> Vec<(&'static str, VirtAddr)> {
     let [task, caches] = symbols.find(["init_task", "slab_caches"]);
     // The list's first element lies in a struct kmem_cache, which is allocated from a slab.
     let cache = caches.and_then(|list| memory.read_u64(list).ok()).map(VirtAddr);

@@ -1,6 +1,7 @@
 //! What a page is for, by its `struct page`.
 
 use super::layout::{Hugetlb, Layout, Order, Slab};
+use super::order::TaskSlabs;
 
 /// The lowest bit of `mapping`: the page is anonymous (PAGE_MAPPING_ANON, FOLIO_MAPPING_ANON), KSM's too.
 const MAPPING_ANON: u64 = 1;
@@ -12,10 +13,12 @@ const MAX_ORDER: u8 = 18;
 /// What a page is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Use {
-    /// The kernel's, or nothing that is known: to be kept, and written first.
+    /// The kernel's, or nothing that is known: to be kept.
     Kernel,
     /// Kept like the kernel's; counted, because a kernel without any is not read rightly.
     Slab,
+    /// The same, and written first: its objects lead to the tasks.
+    TaskSlab,
     Free,
     Cache,
     CachePrivate,
@@ -28,6 +31,7 @@ pub(super) enum Use {
 /// The structures of neighbouring pages, and how they are read.
 pub(super) struct Pages<'a> {
     pub(super) layout: &'a Layout,
+    pub(super) tasks: &'a TaskSlabs,
     pub(super) bytes: &'a [u8],
     /// The frame number of the first of them.
     pub(super) first: u64,
@@ -52,7 +56,7 @@ impl Pages<'_> {
         if let Slab::Flag(flag) = self.layout.slab
             && flags & flag != 0
         {
-            return Some((Use::Slab, self.compound(index, frame, flags)));
+            return Some((self.slab(page), self.compound(index, frame, flags)));
         }
         if self.layout.buddy.is(kind) {
             let order = word(page, self.layout.private)?;
@@ -71,7 +75,7 @@ impl Pages<'_> {
         if let Slab::Type(slab) = layout.slab
             && slab.is(kind)
         {
-            return Some(Use::Slab);
+            return Some(self.slab(page));
         }
         if pages > 1 && self.is_hugetlb(index, kind) {
             return Some(Use::User);
@@ -88,6 +92,10 @@ impl Pages<'_> {
             (false, true) => Use::CachePrivate,
             (false, false) => Use::Kernel,
         })
+    }
+
+    fn slab(&self, page: &[u8]) -> Use {
+        if self.tasks.has(page) { Use::TaskSlab } else { Use::Slab }
     }
 
     fn is_hugetlb(&self, index: usize, kind: u32) -> bool {

@@ -2,10 +2,13 @@
 
 use std::ops::Range;
 
+use elfcorehdr::PhysAddr;
+
 use super::layout::Layout;
+use super::order::TaskSlabs;
 use super::page::{Pages, Use};
 use super::to_usize;
-use crate::bitmap::Frame;
+use crate::bitmap::{Bitmap, Frame};
 use crate::elf::{Core, CoreError};
 use crate::source::{ReadAt, VirtAddr, VirtualMemory};
 use crate::space::AddressSpace;
@@ -92,6 +95,13 @@ impl Sections {
         Ok(())
     }
 
+    /// Where the first root lies that holds sections; none where the kernel keeps them all in one place.
+    pub(super) fn root(&self, memory: &impl VirtualMemory) -> Option<VirtAddr> {
+        let roots =
+            (0..self.root_count).map_while(|number| memory.read_u64(offset(self.roots, number * 8)).ok());
+        { roots }.find(|root| *root != 0).map(VirtAddr)
+    }
+
     /// The frames of a section.
     pub(super) fn frames(&self, section: u64) -> Range<u64> {
         section * self.pages..(section + 1) * self.pages
@@ -103,15 +113,36 @@ pub(super) struct Walk<'a, S> {
     core: &'a Core<S>,
     memory: &'a AddressSpace<'a, S>,
     layout: &'a Layout,
+    tasks: &'a TaskSlabs,
+    page_size: u64,
     chunk: Vec<u8>,
+    /// The frames that hold page structures.
+    pub(super) arrays: Bitmap,
     /// Up to where what was found last holds: compound and free pages can be larger than a section.
     until: u64,
     last: Use,
 }
 
 impl<'a, S: ReadAt> Walk<'a, S> {
-    pub(super) fn new(core: &'a Core<S>, memory: &'a AddressSpace<'a, S>, layout: &'a Layout) -> Self {
-        Self { core, memory, layout, chunk: Vec::new(), until: 0, last: Use::Kernel }
+    pub(super) fn new(
+        core: &'a Core<S>,
+        memory: &'a AddressSpace<'a, S>,
+        layout: &'a Layout,
+        tasks: &'a TaskSlabs,
+        page_size: u64,
+    ) -> Self {
+        let arrays = Bitmap::new();
+        Self {
+            core,
+            memory,
+            layout,
+            tasks,
+            page_size,
+            chunk: Vec::new(),
+            arrays,
+            until: 0,
+            last: Use::Kernel,
+        }
     }
 
     /// Looks at the pages `frames`, whose array's address is, as the kernel has it, that of the page with frame number 0, and calls
@@ -131,7 +162,7 @@ impl<'a, S: ReadAt> Walk<'a, S> {
             chunk.resize(to_usize(count * size), 0);
             let read = self.read(offset(map, first.wrapping_mul(size)), &mut chunk);
             if read.is_ok() {
-                self.pages(&Pages { layout: self.layout, bytes: &chunk, first }, found);
+                self.pages(&Pages { layout: self.layout, tasks: self.tasks, bytes: &chunk, first }, found);
             }
             self.chunk = chunk;
             read?;
@@ -168,13 +199,17 @@ impl<'a, S: ReadAt> Walk<'a, S> {
     }
 
     /// Reads by virtual address as much at once as is mapped in one piece: arrays are mapped by large pages.
-    fn read(&self, address: VirtAddr, buf: &mut [u8]) -> Result<(), CoreError> {
+    fn read(&mut self, address: VirtAddr, buf: &mut [u8]) -> Result<(), CoreError> {
         let (mut address, mut rest) = (address, buf);
         while !rest.is_empty() {
             let (phys, mapped) = self.memory.translate(address)?;
             let now = usize::try_from(mapped).unwrap_or(usize::MAX).min(rest.len());
             let (part, after) = rest.split_at_mut(now);
             self.core.read_phys_mapped(phys, part)?;
+            let last = PhysAddr(phys.0 + part.len().saturating_sub(1) as u64);
+            let frames =
+                Frame::holding(phys, self.page_size)..Frame(Frame::holding(last, self.page_size).0 + 1);
+            self.arrays.insert_range(frames);
             rest = after;
             address = offset(address, now as u64);
         }

@@ -1,6 +1,8 @@
 //! Synthetic crashed machines: an ELF core built from pieces, page tables, a printk ring buffer written by the kernel's rules.
 #![allow(dead_code, reason = "each test program uses its own part")]
 
+pub(crate) mod btf;
+
 use std::io;
 
 use vmcore::{CoreError, ReadAt, VirtAddr, VirtualMemory};
