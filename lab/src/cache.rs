@@ -225,7 +225,7 @@ impl Cache {
         Ok(target)
     }
 
-    fn tool(&self, package: &str, arch: Arch) -> Result<PathBuf> {
+    pub(crate) fn tool(&self, package: &str, arch: Arch) -> Result<PathBuf> {
         let root = self.tool_dir(package, arch);
         ensure!(
             root.exists(),
@@ -271,7 +271,7 @@ impl Cache {
     }
 
     /// Fetches a package of unstable with the libraries that it needs.
-    fn fetch_tool(
+    pub(crate) fn fetch_tool(
         &self,
         package: &str,
         arch: Arch,
@@ -296,7 +296,7 @@ impl Cache {
 
     /// A suite's packages of an architecture, as they are now. Each that is fetched at the same time as others has a
     /// configuration of its own, by its name: apt takes turns otherwise, or gives up.
-    fn apt(&self, name: &str, arch: Arch, suite: &str) -> Result<Apt> {
+    pub(crate) fn apt(&self, name: &str, arch: Arch, suite: &str) -> Result<Apt> {
         let apt = Apt::open(&self.dir.join("apt").join(format!("{name}-{}", arch.name())), &[suite], arch)?;
         apt.update()?;
         Ok(apt)
@@ -367,7 +367,12 @@ impl Cache {
 
     /// Held while something is fetched: other source trees share the cache.
     pub(crate) fn lock(&self) -> Result<File> {
-        let lock = File::create(self.dir.join("lock"))?;
+        self.lock_by("lock")
+    }
+
+    /// The same by a file of its own, for what takes long and no guest needs.
+    pub(crate) fn lock_by(&self, name: &str) -> Result<File> {
+        let lock = File::create(self.dir.join(name))?;
         rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)?;
         Ok(lock)
     }

@@ -156,6 +156,11 @@ impl Guest {
         Ok(Frozen { machine: self.machine.clone(), at_boot: self.at_boot.clone(), tell: self.tell.clone() })
     }
 
+    /// Says what goes on.
+    pub fn tell(&self) -> &Teller {
+        &self.tell
+    }
+
     /// Tells the person at the terminal.
     pub fn say(&self, line: impl fmt::Display) {
         self.tell.say(line);
@@ -287,8 +292,21 @@ impl Guest {
     /// Like [`Guest::fill`], but not more than `most` bytes.
     pub fn fill_at_most(&mut self, most: u64) -> Result<u64> {
         const LEAVE: u64 = 128 * MIB;
+        self.fill_by(&Request::Fill { seed: SEED, most, leave: LEAVE })
+    }
+
+    /// Takes a huge page of `size` bytes and fills `most` bytes of it with the pattern. Gives the number of (small) pages.
+    pub fn fill_huge(&mut self, size: u64, most: u64) -> Result<u64> {
+        self.fill_by(&Request::FillHuge {
+            seed: SEED,
+            size: usize::try_from(size)?,
+            most: usize::try_from(most)?,
+        })
+    }
+
+    fn fill_by(&mut self, request: &Request) -> Result<u64> {
         let start = Instant::now();
-        let pages = match self.ask(&Request::Fill { seed: SEED, most, leave: LEAVE }, patience(240))? {
+        let pages = match self.ask(request, patience(240))? {
             Answer::Filled { pages } => pages,
             other => bail!("asked to fill memory the agent answers {other:?}"),
         };

@@ -93,6 +93,20 @@ fn unpack_page(packed: Vec<u8>, flags: u64, zstd: &mut FrameDecoder) -> Result<V
     }
 }
 
+/// Where the first page's data are: behind the descriptors, of which there is one for each frame of the second bitmap.
+///
+/// # Errors
+/// If the file is none.
+pub fn first_page(from: &File) -> Result<u64> {
+    let header = read(from, 0, 464)?;
+    ensure!(header.starts_with(SIGNATURE), "this is no kdump-compressed dump");
+    let (block, sub_blocks, bitmap_blocks) =
+        (number(&header, 428, 4), number(&header, 432, 4), number(&header, 436, 4));
+    let bitmaps = read(from, (1 + sub_blocks) * block, bitmap_blocks * block)?;
+    let frames: u64 = bitmaps[bitmaps.len() / 2..].iter().map(|byte| u64::from(byte.count_ones())).sum();
+    Ok((1 + sub_blocks + bitmap_blocks) * block + frames * DESCRIPTOR as u64)
+}
+
 /// Notes by their names, types and contents.
 pub fn notes(bytes: &[u8]) -> Vec<(&[u8], u64, &[u8])> {
     let mut found = Vec::new();

@@ -16,7 +16,9 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use lab::arch::Arch;
 use lab::cache::{Cache, KernelLine};
+use lab::judge::Judge;
 use lab::lab::Lab;
+use lab::say::Teller;
 use lab::scenarios::{self, Scenario};
 
 const USAGE: &str = "\
@@ -42,6 +44,8 @@ usage: cargo xtask COMMAND
                        6.12 if not said
   bench dump CORE      time, memory and size of our dumps of this raw dump beside makedumpfile's
   bench levels CORE    which pages ours and makedumpfile keep of this raw dump, at each dump level
+  judge LINE CORE      drgn and crash read this raw dump of the lab's kernel LINE, and the same at dump level 31
+  judge cuts LINE CORE drgn and libkdumpfile read the same cut short at 50 places, and drgn the tasks at half of it
   test                 format, lints, docs, unit tests, all scenarios
 
 LINE is 5.10, 6.1, 6.12, 7 or debug, or 6.1-ppc64le, 6.12-ppc64le or 6.12-ppc64le-64k. With `--arch ppc64le` setup, fetch,
@@ -111,6 +115,8 @@ fn run(words: &[&str]) -> Result<()> {
         }
         ["bench", "dump", core] => bench::dump(Path::new(core)),
         ["bench", "levels", core] => bench::levels(Path::new(core)),
+        ["judge", "cuts", line, core] => judge(line, |judge| judge.cut_ones_are_read(Path::new(core))),
+        ["judge", line, core] => judge(line, |judge| judge.filtered_is_as_good(Path::new(core))),
         ["test"] => tests::run(),
         _ => bail!("what is `{}`?\n{USAGE}", words.join(" ")),
     }
@@ -150,6 +156,16 @@ fn run_lab(words: &[&str]) -> Result<()> {
             lab::runner::run(&ready(&archs(&wanted))?, &wanted)
         }
     }
+}
+
+/// Has debuggers for the kernel of a line read a dump that a guest with it left.
+fn judge(line: &str, look: impl FnOnce(&Judge<'_>) -> Result<()>) -> Result<()> {
+    let line = KernelLine::of_name(line)?;
+    setup::install_missing(["python3-venv", "python3-libkdumpfile"].iter())?;
+    let lab = Lab::of_tree(&root())?;
+    let judge = Judge::new(&lab, &lab.kernel(line)?, &Teller::new("judge"))?;
+    programs::build(line.arch())?;
+    look(&judge)
 }
 
 /// What architectures these scenarios' guests are of.

@@ -1,4 +1,4 @@
-//! Calls to a device, with good arguments and with bad ones: the agent's only unsafe file.
+//! Calls to a device, with good arguments and with bad ones.
 #![expect(unsafe_code, reason = "ioctls and mappings with pages that cannot be touched")]
 
 use std::ffi::c_void;

@@ -48,6 +48,15 @@ pub enum Request {
         /// How many bytes to leave available.
         leave: u64,
     },
+    /// Take a huge page and fill its first bytes with the pattern of `seed`; answered by [`Answer::Filled`].
+    FillHuge {
+        /// Which pattern, see [`pattern::write_page`].
+        seed: u64,
+        /// How large the page is, in bytes.
+        size: usize,
+        /// How many bytes to fill at most.
+        most: usize,
+    },
     /// Write the manifest of the filled memory to the disk with this serial number; answered by [`Answer::Sealed`].
     Seal {
         /// The serial number that the disk was given on QEMU's command line.

@@ -19,6 +19,7 @@ use rustix::termios::{OptionalActions, tcdrain, tcgetattr, tcsetattr};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 mod device;
+mod huge;
 mod memory;
 mod misuse;
 
@@ -81,6 +82,10 @@ fn answer(request: Request, filled: &mut Option<memory::Filled>) -> Result<Answe
         }
         Request::Fill { seed, most, leave } => {
             let memory = filled.insert(memory::Filled::fill(seed, most, leave)?);
+            Answer::Filled { pages: memory.pages() }
+        }
+        Request::FillHuge { seed, size, most } => {
+            let memory = filled.insert(memory::Filled::fill_huge(seed, size, most)?);
             Answer::Filled { pages: memory.pages() }
         }
         Request::Seal { disk } => {

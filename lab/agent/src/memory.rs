@@ -11,13 +11,39 @@ use lab_agent::pattern::{PAGE, write_page};
 use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::param::page_size;
 
+use crate::huge::Huge;
+
 /// Pages in one piece of memory, 16 MiB: the available memory is looked at after each.
 const PIECE: usize = 4096;
+
+/// Memory of this program.
+enum Piece {
+    /// [`PIECE`] pages of the pattern, and one more page.
+    Small(Vec<u8>),
+    /// A huge page, whose first so many pages are of the pattern.
+    Huge(Huge, usize),
+}
+
+impl Piece {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Piece::Small(bytes) => bytes,
+            Piece::Huge(memory, _) => memory.bytes(),
+        }
+    }
+
+    fn pages(&self) -> usize {
+        match self {
+            Piece::Small(_) => PIECE,
+            Piece::Huge(_, pages) => *pages,
+        }
+    }
+}
 
 /// Memory that holds the pattern, kept until the crash.
 pub(crate) struct Filled {
     seed: u64,
-    pieces: Vec<Vec<u8>>,
+    pieces: Vec<Piece>,
     frames: Vec<u64>,
 }
 
@@ -35,9 +61,21 @@ impl Filled {
                 write_page(seed, index, page);
                 index += 1;
             }
-            pieces.push(piece);
+            pieces.push(Piece::Small(piece));
         }
         ensure!(!pieces.is_empty(), "less than {leave} bytes are available, nothing was filled");
+        let frames = frames_of(&pieces)?;
+        Ok(Filled { seed, pieces, frames })
+    }
+
+    /// Takes a huge page of `size` bytes and fills `most` bytes of it with the pattern of `seed`; the others are zeros.
+    pub(crate) fn fill_huge(seed: u64, size: usize, most: usize) -> Result<Filled> {
+        let mut memory = Huge::new(size)?;
+        let pages = most.min(size) / PAGE;
+        for (index, page) in (0..).zip(memory.bytes_mut().chunks_exact_mut(PAGE).take(pages)) {
+            write_page(seed, index, page);
+        }
+        let pieces = vec![Piece::Huge(memory, pages)];
         let frames = frames_of(&pieces)?;
         Ok(Filled { seed, pieces, frames })
     }
@@ -77,15 +115,15 @@ fn offset_of_first_page(piece: &[u8]) -> usize {
 
 /// The frame of each page, in the pages' order, from /proc/self/pagemap. Where the kernel's own pages are larger, as on
 /// PowerPC, each of them is so many of ours.
-fn frames_of(pieces: &[Vec<u8>]) -> Result<Vec<u64>> {
+fn frames_of(pieces: &[Piece]) -> Result<Vec<u64>> {
     const PRESENT: u64 = 1 << 63;
     const FRAME: u64 = (1 << 55) - 1;
     let pagemap = File::open("/proc/self/pagemap").context("opening /proc/self/pagemap")?;
     let parts = page_size() / PAGE;
     let mut frames = Vec::with_capacity(pieces.len() * PIECE);
     for piece in pieces {
-        let first = piece.as_ptr().addr() + offset_of_first_page(piece);
-        let mut entries = vec![0; PIECE / parts * 8];
+        let first = piece.bytes().as_ptr().addr() + offset_of_first_page(piece.bytes());
+        let mut entries = vec![0; piece.pages() / parts * 8];
         pagemap
             .read_exact_at(&mut entries, (first / page_size() * 8) as u64)
             .context("reading /proc/self/pagemap")?;

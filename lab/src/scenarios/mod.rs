@@ -8,6 +8,7 @@ use crate::lab::Lab;
 mod administrator;
 mod contrast;
 mod flips;
+mod judged;
 mod misuse;
 mod module;
 mod personality;
@@ -50,6 +51,7 @@ pub fn all() -> Vec<Scenario> {
         flips::ALL,
         personality::ALL,
         targets::ALL,
+        judged::ALL,
     ]
     .concat()
 }
@@ -67,6 +69,7 @@ pub fn long() -> Vec<Scenario> {
         storm::LONG,
         sleep::LONG,
         targets::LONG,
+        judged::LONG,
     ]
     .concat()
 }

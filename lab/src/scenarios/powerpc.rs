@@ -6,6 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
+use super::judged::judged;
 use super::module::{LOAD, Panic, boot, follow, plan, stores};
 use super::personality;
 use super::rounds::{Round, control_on};
@@ -36,6 +37,7 @@ scenarios! {
     ppc64le_stores: "PowerPC, a panic after a middle store of each kind of change to memory",
     ppc64le_stores_full: "the same after every single store; HOTDUMP_LAB_CHANGE=grow: only of that kind of change",
     ppc64le_storm: "PowerPC, the module on 6.1: 100 random events while a program loads, unloads and verifies",
+    ppc64le_judged_6_12: "PowerPC, 6.12 panics under load: drgn and crash find the same in its dump of level 31 as in the raw one",
 }
 
 fn ppc64le_control(lab: &Lab, name: &str) -> Result<()> {
@@ -89,6 +91,10 @@ fn ppc64le_stores_full(lab: &Lab, name: &str) -> Result<()> {
 
 fn ppc64le_storm(lab: &Lab, name: &str) -> Result<()> {
     Storm { line: Ppc64V6_1, events: 100, seed: 5 }.run(lab, name)
+}
+
+fn ppc64le_judged_6_12(lab: &Lab, name: &str) -> Result<()> {
+    judged(lab, name, Ppc64V6_12)
 }
 
 fn ppc64le_personality(lab: &Lab, name: &str) -> Result<()> {
