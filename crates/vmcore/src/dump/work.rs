@@ -72,8 +72,14 @@ impl<'s, 'a, S: ReadAt> Worker<'s, 'a, S> {
     /// Works until there is nothing left to do, or a write fails here or in another thread.
     pub(super) fn run(mut self) -> (Written, Option<WriteFailure>) {
         let mut ended = Ok(());
+        let mut pass = Pass::First;
         while let Some(chunk) = ended.is_ok().then(|| self.shared.next_chunk()).flatten() {
-            ended = self.work(&chunk);
+            // What is worth more is not to wait in a batch for what is worth less.
+            if chunk.pass != pass {
+                pass = chunk.pass;
+                ended = self.flush();
+            }
+            ended = ended.and_then(|()| self.work(&chunk));
         }
         if ended.is_ok() {
             ended = self.flush();
