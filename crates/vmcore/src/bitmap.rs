@@ -44,13 +44,76 @@ enum Block {
     /// All bits are set.
     Full,
     /// The bits, and how many are set: neither none nor all.
-    Some(Box<[u64; WORDS]>, u32),
+    Some(Words, u32),
+}
+
+/// Words in a group: 512 frames, 2 MiB of memory in pages of 4 KiB. Kernels keep what cannot be moved together in blocks of that size, so
+/// most groups of a set have all of their bits or none.
+const GROUP: usize = 8;
+const GROUPS: usize = WORDS / GROUP;
+
+/// The bits of a block, without those of groups in which all or none are set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Words {
+    /// A bit for each group: all of it is set.
+    full: u64,
+    /// A bit for each group: some of it is set, not all.
+    mixed: u64,
+    /// The words of these, in order.
+    groups: Vec<[u64; GROUP]>,
+}
+
+impl Words {
+    /// All bits set, or none.
+    fn all(value: bool) -> Self {
+        const { assert!(GROUPS == u64::BITS as usize) };
+        Self { full: if value { u64::MAX } else { 0 }, mixed: 0, groups: Vec::new() }
+    }
+
+    /// Where the words of group `group` are, or would be.
+    fn index(&self, group: usize) -> usize {
+        (self.mixed & ((1 << group) - 1)).count_ones() as usize
+    }
+
+    fn get(&self, word: usize) -> u64 {
+        let (group, bit) = (word / GROUP, 1u64 << (word / GROUP));
+        if self.mixed & bit != 0 {
+            self.groups[self.index(group)][word % GROUP]
+        } else if self.full & bit != 0 {
+            u64::MAX
+        } else {
+            0
+        }
+    }
+
+    fn set(&mut self, word: usize, value: u64) {
+        if self.get(word) == value {
+            return;
+        }
+        let (group, bit) = (word / GROUP, 1u64 << (word / GROUP));
+        let index = self.index(group);
+        if self.mixed & bit == 0 {
+            let rest = if self.full & bit != 0 { u64::MAX } else { 0 };
+            self.groups.insert(index, [rest; GROUP]);
+            self.mixed |= bit;
+            self.full &= !bit;
+        }
+        let words = &mut self.groups[index];
+        words[word % GROUP] = value;
+        let is_full = *words == [u64::MAX; GROUP];
+        if is_full || *words == [0; GROUP] {
+            self.groups.remove(index);
+            self.mixed &= !bit;
+            self.full |= if is_full { bit } else { 0 };
+        }
+    }
 }
 
 /// A set of page frames, one bit a frame.
 ///
-/// Blocks of 32768 frames of which all or none are in the set take no bits, so that neither holes nor a frame far out cost
-/// memory: a machine of 1 TiB takes 32 MiB at most.
+/// Blocks of 32768 frames, and groups of 512 in them, of which all or none are in the set take no bits, so that neither holes nor a
+/// frame far out cost memory: a machine of 1 TiB takes 32 MiB where each 2 MiB of it has frames of both kinds, and a tenth of that where
+/// each tenth has.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Bitmap {
     blocks: BTreeMap<u64, Block>,
@@ -71,7 +134,7 @@ impl Bitmap {
             Some(Block::Full) => true,
             Some(Block::Some(words, _)) => {
                 let (word, mask) = place(frame.0 % BLOCK);
-                words[word] & mask != 0
+                words.get(word) & mask != 0
             }
         }
     }
@@ -148,20 +211,21 @@ impl Bitmap {
         }
         let block = match self.blocks.entry(key) {
             Entry::Vacant(_) if !value => return,
-            Entry::Vacant(vacant) => vacant.insert(Block::Some(Box::new([0; WORDS]), 0)),
+            Entry::Vacant(vacant) => vacant.insert(Block::Some(Words::all(false), 0)),
             Entry::Occupied(occupied) => occupied.into_mut(),
         };
         if *block == Block::Full {
             if value {
                 return;
             }
-            *block = Block::Some(Box::new([u64::MAX; WORDS]), BLOCK as u32);
+            *block = Block::Some(Words::all(true), BLOCK as u32);
         }
         if let Block::Some(words, count) = block {
             for (word, mask) in words_of(from % BLOCK, from % BLOCK + (to - from)) {
-                let was = words[word];
-                words[word] = if value { was | mask } else { was & !mask };
-                *count = *count - was.count_ones() + words[word].count_ones();
+                let was = words.get(word);
+                let now = if value { was | mask } else { was & !mask };
+                words.set(word, now);
+                *count = *count - was.count_ones() + now.count_ones();
             }
             match u64::from(*count) {
                 0 => drop(self.blocks.remove(&key)),
@@ -194,7 +258,7 @@ impl Bitmap {
                     Block::Full => to - from,
                     Block::Some(_, count) if to - from == BLOCK => u64::from(*count),
                     Block::Some(words, _) => words_of(from, to)
-                        .map(|(word, mask)| u64::from((words[word] & mask).count_ones()))
+                        .map(|(word, mask)| u64::from((words.get(word) & mask).count_ones()))
                         .sum(),
                 }
             })
@@ -214,8 +278,8 @@ impl Bitmap {
         let within = match block {
             Block::Full => BLOCK,
             Block::Some(words, _) => {
-                let word = words.iter().rposition(|word| *word != 0).unwrap_or(0);
-                word as u64 * 64 + 64 - u64::from(words[word].leading_zeros())
+                let word = (0..WORDS).rfind(|word| words.get(*word) != 0).unwrap_or(0);
+                word as u64 * 64 + 64 - u64::from(words.get(word).leading_zeros())
             }
         };
         Frame(key * BLOCK + within)
@@ -273,7 +337,7 @@ impl Bitmap {
                 Some(Block::Full) => 0xff,
                 Some(Block::Some(words, _)) => {
                     let within = frame % BLOCK;
-                    words[(within / 64) as usize].to_le_bytes()[(within % 64 / 8) as usize]
+                    words.get((within / 64) as usize).to_le_bytes()[(within % 64 / 8) as usize]
                 }
             };
         }
@@ -314,7 +378,7 @@ impl Block {
         match self {
             Self::Full => value.then_some(from),
             Self::Some(words, _) => {
-                let bits_of = |word: usize| if value { words[word] } else { !words[word] };
+                let bits_of = |word: usize| if value { words.get(word) } else { !words.get(word) };
                 let hits = words_of(from, BLOCK).map(|(word, mask)| (word, bits_of(word) & mask));
                 let mut hits = hits.filter(|(_, bits)| *bits != 0);
                 hits.next().map(|(word, bits)| word as u64 * 64 + u64::from(bits.trailing_zeros()))
@@ -364,6 +428,36 @@ mod tests {
         let bits = set.blocks.values().filter(|block| matches!(block, Block::Some(..))).count();
         assert_eq!((set.blocks.len(), bits), ((1 << 13) + 2, 3));
         assert_eq!(set.end(), Frame((1 << 51) + 1));
+    }
+
+    /// What a set takes on the heap, about: its groups, and three words for each block.
+    fn bytes(set: &Bitmap) -> usize {
+        let groups = |block: &Block| match block {
+            Block::Full => 0,
+            Block::Some(words, _) => words.groups.capacity() * size_of::<[u64; GROUP]>(),
+        };
+        set.blocks.values().map(|block| groups(block) + size_of::<(u64, Block)>()).sum()
+    }
+
+    /// A capture kernel of 128 MiB has two such sets (what is kept, what of it comes first), and 6 MiB for a thread.
+    #[test]
+    fn a_terabyte_fits_into_a_small_capture_kernel() {
+        const TIB: u64 = 1 << 28;
+        // Every tenth stretch of 2 MiB is the kernel's own, some pages of it free; the rest is programs'.
+        let mut usual = Bitmap::new();
+        for group in (0..TIB).step_by(10 * 512) {
+            usual.insert_range(frames(group, group + 300));
+            usual.insert_range(frames(group + 301, group + 512));
+        }
+        assert!(bytes(&usual) < 5 << 20, "{}", bytes(&usual));
+        // The worst that there can be: both kinds in each.
+        let mut worst = Bitmap::new();
+        for group in (0..TIB).step_by(512) {
+            worst.insert_range(frames(group, group + 1));
+        }
+        assert!(bytes(&worst) < 34 << 20, "{}", bytes(&worst));
+        assert_eq!(usual.count(), TIB.div_ceil(5120) * 511);
+        assert_eq!(worst.count(), TIB / 512);
     }
 
     #[test]
