@@ -42,7 +42,8 @@ usage: cargo xtask COMMAND
   bench load           guest time of hotdump load beside that of kexec-tools
   bench events [LINE]  guest instructions of an event: the kernel's own handler, the module, a reload; on Linux LINE,
                        6.12 if not said
-  bench dump CORE      time, memory and size of our dumps of this raw dump beside makedumpfile's
+  bench dump CORE      time, memory and size of our dumps of this raw dump beside makedumpfile's (MAKEDUMPFILE=PATH);
+                       `HOTDUMP_LAB_KEEP=1 cargo xtask lab sample` makes one in target/lab/sample/dump
   bench levels CORE    which pages ours and makedumpfile keep of this raw dump, at each dump level
   judge LINE CORE      drgn and crash read this raw dump of the lab's kernel LINE, and the same at dump level 31
   judge cuts LINE CORE drgn and libkdumpfile read the same cut short at 50 places, and drgn the tasks at half of it
