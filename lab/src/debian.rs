@@ -326,6 +326,25 @@ pub fn output(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&out.stdout).into_owned())
 }
 
+/// Programs of a root of the host's architecture, with their libraries: the path in a guest, and where it is.
+pub fn programs(root: &Path, programs: &[&str]) -> Result<Vec<(String, PathBuf)>> {
+    let mut files = Vec::new();
+    for program in programs {
+        let mut list = in_root(root, "/")?;
+        let list = output(list.args(["/lib64/ld-linux-x86-64.so.2", "--list", program]))?;
+        let libraries = list.lines().filter_map(|line| line.split("=> ").nth(1)?.split(" (").next());
+        for path in libraries.chain([*program]) {
+            let from = fs::canonicalize(root.join(path.trim_start_matches('/')))?;
+            // Guests have one place for what an old root keeps in two.
+            let two = ["/lib", "/sbin", "/bin"].iter().any(|dir| path.starts_with(dir));
+            files.push((if two { format!("/usr{path}") } else { path.to_owned() }, from));
+        }
+    }
+    files.sort();
+    files.dedup();
+    Ok(files)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

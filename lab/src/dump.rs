@@ -1,11 +1,13 @@
 //! What a capture left on the dump disk.
 
+use std::error::Error;
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use ext4_view::{Ext4, FileType};
+use ext4_view::{Ext4, Ext4Read, FileType};
 
 /// Files of one dump, copied out of the disk image.
 #[derive(Clone, Debug)]
@@ -18,10 +20,28 @@ pub struct Dump {
     pub names: Vec<String>,
 }
 
+/// A file from an offset on.
+struct Part {
+    file: File,
+    offset: u64,
+}
+
+impl Ext4Read for Part {
+    fn read(&mut self, start: u64, bytes: &mut [u8]) -> Result<(), Box<dyn Error + Send + Sync + 'static>> {
+        Ok(self.file.read_exact_at(bytes, self.offset + start)?)
+    }
+}
+
 impl Dump {
     /// Copies the one dump on `disk` to `target`. An error if there is none, or more than one.
     pub fn take(disk: &Path, target: &Path) -> Result<Dump> {
-        let fs = Ext4::load_from_path(disk)
+        Dump::take_at(disk, 0, target)
+    }
+
+    /// The same for a file system that begins at `offset` of the disk.
+    pub fn take_at(disk: &Path, offset: u64, target: &Path) -> Result<Dump> {
+        let file = File::open(disk).with_context(|| format!("opening {}", disk.display()))?;
+        let fs = Ext4::load(Box::new(Part { file, offset }))
             .with_context(|| format!("reading the file system on {}", disk.display()))?;
         let mut homes = Vec::new();
         find_dumps(&fs, "", &mut homes)?;

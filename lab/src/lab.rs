@@ -215,6 +215,21 @@ impl Plan<'_> {
         self
     }
 
+    /// Puts programs of another root of the host's architecture into the guest, with their libraries.
+    ///
+    /// # Errors
+    /// They are not there.
+    pub fn programs(mut self, root: &Path, programs: &[&str]) -> Result<Self> {
+        let kexec_tools = self.lab.sources.cache.kexec_tools(self.arch())?;
+        for (path, from) in crate::debian::programs(root, programs)? {
+            // Guests have a newer C library already.
+            if !kexec_tools.join(path.trim_start_matches('/')).exists() {
+                self = self.file(&path, 0o755, &from);
+            }
+        }
+        Ok(self)
+    }
+
     /// Has a whole Debian on the dump disk, which boots; `debs` are packages of ours that lie in it, see
     /// [`DEBS`](crate::userland::DEBS).
     ///

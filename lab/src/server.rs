@@ -144,23 +144,3 @@ fn ssh_settings(port: u16) -> String {
          KbdInteractiveAuthentication no\nSubsystem sftp internal-sftp\nForceCommand internal-sftp\nAllowTcpForwarding no\n"
     )
 }
-
-/// OpenSSH's client of the servers' release, with its libraries: the path in a guest, and where it is.
-pub fn ssh_client(lab: &Lab) -> Result<Vec<(String, PathBuf)>> {
-    let root = lab.sources.cache.servers()?;
-    let mut files = Vec::new();
-    for program in ["/usr/bin/ssh", "/usr/bin/ssh-keygen"] {
-        let mut list = debian::in_root(&root, "/")?;
-        let list = debian::output(list.args(["/lib64/ld-linux-x86-64.so.2", "--list", program]))?;
-        let libraries = list.lines().filter_map(|line| line.split("=> ").nth(1)?.split(" (").next());
-        for path in libraries.chain([program]) {
-            let from = fs::canonicalize(root.join(path.trim_start_matches('/')))?;
-            // Guests have one place for what an old root keeps in two.
-            let path = if path.starts_with("/lib") { format!("/usr{path}") } else { path.to_owned() };
-            files.push((path, from));
-        }
-    }
-    files.sort();
-    files.dedup();
-    Ok(files)
-}

@@ -11,13 +11,14 @@ use crate::guest::{Crashed, Guest};
 use crate::lab::{Lab, Plan};
 use crate::machine::MIB;
 use crate::product::{By, CAPTURE};
-use crate::server::{HOST, Server, ssh_client};
+use crate::server::{HOST, Server};
 
 scenarios! {
     ;
     long:
     target_nfs: "the dump goes to an NFS server, 6.12",
     target_ssh: "the dump goes to an SSH server that does nothing but take files, 6.12",
+    target_stacked: "the dump goes to a software RAID of two LVM volumes, 6.12",
     target_nfs_gone: "the NFS server is gone when the machine crashes: the log is saved on its own disk",
 }
 
@@ -57,14 +58,8 @@ fn target_nfs_gone(lab: &Lab, name: &str) -> Result<()> {
 
 fn target_ssh(lab: &Lab, name: &str) -> Result<()> {
     let server = Server::ssh(lab, name)?;
-    let mut plan = lab.guest(name, V6_12)?.network();
-    let kexec_tools = lab.sources.cache.kexec_tools(plan.arch())?;
-    for (path, from) in ssh_client(lab)? {
-        // Guests have a newer C library already.
-        if !kexec_tools.join(path.trim_start_matches('/')).exists() {
-            plan = plan.file(&path, 0o755, &from);
-        }
-    }
+    let plan = lab.guest(name, V6_12)?.network();
+    let plan = plan.programs(&lab.sources.cache.servers()?, &["/usr/bin/ssh", "/usr/bin/ssh-keygen"])?;
     let [key, known_hosts] = server.key();
     let mut guest = boot(plan.file("/root/key", 0o600, &key).file("/root/known_hosts", 0o600, &known_hosts))?;
     let target = format!("ssh://root@{HOST}:{}", server.port);
@@ -78,6 +73,47 @@ fn target_ssh(lab: &Lab, name: &str) -> Result<()> {
     guest.fill_at_most(DIMM + OLD_MEMORY)?;
     let crashed = guest.crash(0)?;
     crashed.received(&server.directory)?;
+    crashed.complete()?;
+    crashed.saved_by_hotdump()
+}
+
+/// Two volumes of a group on the dump disk, and on them a mirror with a filesystem. The mirror's data begin where those of the first
+/// volume do: behind what LVM keeps at the start of a disk.
+const STACKED: &str = "modprobe dm_mod && modprobe raid1 && disk=$(findfs LABEL=lab-dumps) && \
+    lvm='lvm' && conf='activation{udev_sync=0 udev_rules=0} devices{obtain_device_list_from_udev=0 external_device_info_source=\"none\"}' && \
+    $lvm pvcreate -ff -y --config \"$conf\" $disk && $lvm vgcreate --config \"$conf\" lab-group $disk && \
+    $lvm lvcreate -y -Wn -Zn --config \"$conf\" -L 4G -n one lab-group && $lvm lvcreate -y -Wn -Zn --config \"$conf\" -L 4G -n two lab-group && \
+    mdadm --create /dev/md0 --run --level=1 --metadata=1.0 --assume-clean --raid-devices=2 /dev/mapper/lab--group-one /dev/mapper/lab--group-two && \
+    mke2fs -L stacked /dev/md0 && mkdir -p /mnt && mount -t ext4 /dev/md0 /mnt";
+/// Bytes that LVM keeps at the start of a disk.
+const LVM_HEAD: u64 = MIB;
+
+fn target_stacked(lab: &Lab, name: &str) -> Result<()> {
+    let plan = lab.guest(name, V6_12)?.modules(&["dm_mod", "raid1"]);
+    let programs = ["/sbin/lvm", "/sbin/mdadm"];
+    let mut guest = plan.programs(&lab.sources.cache.storage()?, &programs)?.boot()?;
+    guest.shell(STACKED)?.ok()?;
+    // By the path, as on a machine whose /var lies there.
+    let argv = [
+        "hotdump",
+        "initramfs",
+        "--output",
+        CAPTURE,
+        "--path",
+        "/mnt/crash",
+        "--dump-level",
+        "0",
+        "--format",
+        "elf",
+    ];
+    let made = guest.run(argv)?;
+    guest.say(made.ok()?);
+    checked(&mut guest, 0)?;
+    guest.load(By::Load, &["--hotplug"])?;
+    guest.add_memory(DIMM)?;
+    guest.fill_at_most(DIMM + OLD_MEMORY)?;
+    let crashed = guest.crash(0)?;
+    crashed.left_at(LVM_HEAD)?;
     crashed.complete()?;
     crashed.saved_by_hotdump()
 }
@@ -133,6 +169,13 @@ fn log_is_local(crashed: Crashed) -> Result<()> {
 }
 
 impl Crashed {
+    /// Takes the dump out of a filesystem that begins at `offset` of the dump disk.
+    fn left_at(&self, offset: u64) -> Result<()> {
+        let dump = crate::dump::Dump::take_at(&self.paths.dump_disk(), offset, &self.paths.dir.join("dump"))?;
+        self.tell.say(format!("found {}: {:?}", dump.origin, dump.names));
+        self.dump.set(dump).ok().context("the dump was taken before")
+    }
+
     /// Takes the one dump that lies somewhere in a directory of the host; nothing of it may be on the guest's own disk.
     fn received(&self, directory: &std::path::Path) -> Result<()> {
         let own = crate::dump::Dump::take(&self.paths.dump_disk(), &self.paths.dir.join("dump"));

@@ -208,6 +208,16 @@ pub(crate) struct LocalLog {
     pub(crate) path: PathBuf,
 }
 
+/// How to bring up a device that is made of others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Assembly {
+    /// The command that does it where all parts are there.
+    pub(crate) whole: Vec<String>,
+    /// The commands that make do with what is there, once half of the wait for the target is over.
+    pub(crate) degraded: Vec<Vec<String>>,
+}
+
 /// The capture configuration. Written by `hotdump initramfs`, read in the capture kernel.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
@@ -248,6 +258,8 @@ pub(crate) struct Config {
     pub(crate) network: Option<Network>,
     /// Where the log goes when the server does not take the dump.
     pub(crate) local_log: Option<LocalLog>,
+    /// The devices that the filesystem's device is made of, the lowest first. Where there are any, the filesystem is on no other kind.
+    pub(crate) assemblies: Vec<Assembly>,
 }
 
 impl Default for Config {
@@ -270,6 +282,7 @@ impl Default for Config {
             stall_seconds: 600,
             network: None,
             local_log: None,
+            assemblies: Vec::new(),
         }
     }
 }
@@ -340,6 +353,10 @@ mod tests {
                 fs: Some("xfs".into()),
                 path: "/crash".into(),
             }),
+            assemblies: vec![Assembly {
+                whole: vec!["mdadm".into(), "--assemble".into()],
+                degraded: vec![vec!["mdadm".into(), "--assemble".into(), "--run".into()]],
+            }],
         };
         let text = config.to_toml().unwrap();
         assert_eq!(Config::parse(&text).unwrap(), config, "{text}");

@@ -10,6 +10,20 @@ use super::superblock::{self, Filesystem};
 /// Devices that hold no dump target, and of which some take long to say so.
 const NOT_LOOKED_AT: [&str; 6] = ["fd", "loop", "nbd", "ram", "sr", "zram"];
 
+/// Names of devices that are made of others: device-mapper's, and those of software RAID.
+const MADE_OF_OTHERS: [&str; 2] = ["dm-", "md"];
+
+/// Whether a device is made of others, by its name in sysfs.
+pub(crate) fn is_made_of_others(name: &str) -> bool {
+    MADE_OF_OTHERS.iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// Whether a device is a part of another one now, which then is the one to use: a mirror's parts look like the whole.
+fn is_part(root: &Path, name: &str) -> bool {
+    fs::read_dir(root.join("sys/class/block").join(name).join("holders"))
+        .is_ok_and(|mut holders| holders.next().is_some())
+}
+
 /// A block device that a target was resolved to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Device {
@@ -38,11 +52,13 @@ fn is_kind(name: &str, kind: &str) -> bool {
     name.strip_prefix(kind).is_some_and(|number| number.starts_with(|first: char| first.is_ascii_digit()))
 }
 
-/// The device that `target` means; none while there is no such device. `root` is `/` but in tests.
+/// The device that `target` means; none while there is no such device. `root` is `/` but in tests. One that is found by its
+/// filesystem is no part of another, and where `only_made_of_others` is made of others.
 ///
 /// # Errors
 /// The system's error where a device that was named cannot be read. Devices that are only searched may fail.
-pub(crate) fn find(root: &Path, target: &Target) -> io::Result<Option<Device>> {
+pub(crate) fn find(root: &Path, target: &Target, only_made_of_others: bool) -> io::Result<Option<Device>> {
+    let search = |wanted: &dyn Fn(&Filesystem) -> bool| search(root, only_made_of_others, wanted);
     match target {
         Target::Device(path) => {
             let node = root.join(path.strip_prefix("/").unwrap_or(path));
@@ -58,14 +74,15 @@ pub(crate) fn find(root: &Path, target: &Target) -> io::Result<Option<Device>> {
             let filesystem = superblock::read(&node)?;
             Ok(Some(Device { node, filesystem }))
         }
-        Target::Uuid(id) => Ok(search(root, |filesystem| filesystem.uuid == *id)),
-        Target::Label(label) => Ok(search(root, |filesystem| filesystem.label == *label)),
+        Target::Uuid(id) => Ok(search(&|filesystem| filesystem.uuid == *id)),
+        Target::Label(label) => Ok(search(&|filesystem| filesystem.label == *label)),
         Target::Nfs(_) | Target::Ssh(_) => Ok(None),
     }
 }
 
-fn search(root: &Path, wanted: impl Fn(&Filesystem) -> bool) -> Option<Device> {
-    names(root).into_iter().find_map(|name| {
+fn search(root: &Path, only_made_of_others: bool, wanted: &dyn Fn(&Filesystem) -> bool) -> Option<Device> {
+    let names = names(root).into_iter().filter(|name| !is_part(root, name));
+    names.filter(|name| !only_made_of_others || is_made_of_others(name)).find_map(|name| {
         // Names in sysfs have `!` where the node has a directory, as in cciss!c0d0.
         let node = root.join("dev").join(name.replace('!', "/"));
         let filesystem = superblock::read(&node).ok()??;
@@ -111,7 +128,7 @@ mod tests {
     #[test]
     fn targets_are_found_by_what_they_are_named_by() {
         let root = machine();
-        let find = |target: &str| find(root.path(), &target.parse().unwrap());
+        let find = |target: &str| find(root.path(), &target.parse().unwrap(), false);
         for target in
             ["UUID=11111111-1111-1111-1111-111111111111", "LABEL=crash", "PARTUUID=ab-01", "/dev/vdb1"]
         {
@@ -123,6 +140,23 @@ mod tests {
             assert_eq!(find(target).unwrap(), None, "{target}");
         }
         assert_eq!(find("/dev/vda").unwrap().unwrap().filesystem, None);
+    }
+
+    /// A mirror's part has the same superblock as the whole: it must not be written to.
+    #[test]
+    fn parts_of_a_mirror_are_not_taken_for_it() {
+        let root = machine();
+        let label: Target = "LABEL=crash".parse().unwrap();
+        assert_eq!(find(root.path(), &label, true).unwrap(), None, "before the mirror is up");
+        fs::create_dir_all(root.path().join("sys/class/block/md0")).unwrap();
+        fs::copy(root.path().join("dev/vdb1"), root.path().join("dev/md0")).unwrap();
+        let found = |only| find(root.path(), &label, only).unwrap().unwrap().node;
+        assert_eq!(found(true), root.path().join("dev/md0"));
+        fs::create_dir_all(root.path().join("sys/class/block/vdb1/holders/md0")).unwrap();
+        fs::rename(root.path().join("sys/class/block/md0"), root.path().join("sys/class/block/zmd0"))
+            .unwrap();
+        fs::rename(root.path().join("dev/md0"), root.path().join("dev/zmd0")).unwrap();
+        assert_eq!(found(false), root.path().join("dev/zmd0"), "although the part comes first");
     }
 
     #[test]

@@ -27,7 +27,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 pub(crate) use config::{
-    Action, Config, DEFAULT_FORMAT, DEFAULT_LEVEL, FileFormat, LocalLog, PATH as CONFIG_PATH, Target,
+    Action, Assembly, Config, DEFAULT_FORMAT, DEFAULT_LEVEL, FileFormat, LocalLog, PATH as CONFIG_PATH,
+    Target,
 };
 pub(crate) use console::progress_line;
 pub(crate) use crashed::LastWords;
@@ -175,7 +176,7 @@ fn capture_to_target(args: &Args, config: &Config, time: jiff::Timestamp, captur
     let saved = capture.report().status == Status::Saved;
     let local = config.local_log.as_ref().filter(|_| args.to.is_none() && !saved);
     if let Some(local) = local {
-        save_locally(local, config.target_wait_seconds, time, capture, |capture, place| {
+        save_locally(local, config, time, capture, |capture, place| {
             capture.save_locally(&crashed, &words, place);
         });
     }
@@ -222,7 +223,7 @@ fn send_place(
 /// Mounts the filesystem that takes the log when a server did not take the whole dump, and has `save` fill a place there.
 fn save_locally(
     local: &LocalLog,
-    seconds: u64,
+    config: &Config,
     time: jiff::Timestamp,
     capture: &mut Capture,
     save: impl FnOnce(&mut Capture, &Place),
@@ -232,7 +233,7 @@ fn save_locally(
         local.target,
         local.path.display()
     );
-    if let Err(error) = target::mount_local(local, seconds) {
+    if let Err(error) = target::mount_local(local, config) {
         return capture.fault(error);
     }
     if let Some(place) = make_place(Path::new(target::LOCAL_MOUNT_POINT), &local.path, time, capture) {

@@ -2,10 +2,11 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::config::{Config, LocalLog, Target};
+use super::config::{Assembly, Config, LocalLog, Target};
 use super::console::say;
 use super::device::{self, Device};
 use super::network::{self, Network, NetworkError};
@@ -25,6 +26,8 @@ pub(crate) const CHECK_STAGE: &str = "/run/hotdump/check-stage";
 
 /// How often devices are looked for.
 const LOOK: Duration = Duration::from_millis(200);
+/// How often it is tried to bring up what it is made of.
+const ASSEMBLE: Duration = Duration::from_secs(2);
 /// How often it is said that one is still waited for.
 const SAY: Duration = Duration::from_secs(10);
 
@@ -116,7 +119,7 @@ pub(crate) fn mount(config: &Config) -> Result<(), TargetError> {
     let target = config.target.as_ref().ok_or(TargetError::None)?;
     match target {
         Target::Nfs(export) => mount_export(target, export, config),
-        _ => mount_device(target, config.fs.as_deref(), MOUNT_POINT, config.target_wait_seconds),
+        _ => mount_device(target, config.fs.as_deref(), MOUNT_POINT, config),
     }
 }
 
@@ -124,8 +127,8 @@ pub(crate) fn mount(config: &Config) -> Result<(), TargetError> {
 ///
 /// # Errors
 /// As for [`mount`].
-pub(crate) fn mount_local(local: &LocalLog, seconds: u64) -> Result<(), TargetError> {
-    mount_device(&local.target, local.fs.as_deref(), LOCAL_MOUNT_POINT, seconds)
+pub(crate) fn mount_local(local: &LocalLog, config: &Config) -> Result<(), TargetError> {
+    mount_device(&local.target, local.fs.as_deref(), LOCAL_MOUNT_POINT, config)
 }
 
 fn mount_export(target: &Target, export: &NfsExport, config: &Config) -> Result<(), TargetError> {
@@ -154,8 +157,13 @@ fn connect<'a>(
 }
 
 /// Waits for a device and mounts its filesystem at `place`.
-fn mount_device(target: &Target, kind: Option<&str>, place: &str, seconds: u64) -> Result<(), TargetError> {
-    let device = wait(Path::new("/"), target, seconds)?;
+fn mount_device(
+    target: &Target,
+    kind: Option<&str>,
+    place: &str,
+    config: &Config,
+) -> Result<(), TargetError> {
+    let device = wait(Path::new("/"), target, &config.assemblies, config.target_wait_seconds)?;
     let node = device.node.display().to_string();
     let found = device.filesystem.map(|filesystem| filesystem.kind);
     let Some(kind) = kind.or(found).map(str::to_owned) else {
@@ -169,13 +177,14 @@ fn mount_device(target: &Target, kind: Option<&str>, place: &str, seconds: u64) 
     })
 }
 
-/// Looks for the target until it is there or `seconds` are over.
-fn wait(root: &Path, target: &Target, seconds: u64) -> Result<Device, TargetError> {
+/// Looks for the target until it is there or `seconds` are over; brings up what it is made of meanwhile.
+fn wait(root: &Path, target: &Target, assemblies: &[Assembly], seconds: u64) -> Result<Device, TargetError> {
     let began = Instant::now();
     let mut said = began;
+    let mut assembled: Option<Instant> = None;
     loop {
         // A device that is there and cannot be read may still be starting.
-        if let Ok(Some(device)) = device::find(root, target) {
+        if let Ok(Some(device)) = device::find(root, target, !assemblies.is_empty()) {
             return Ok(device);
         }
         if began.elapsed() >= Duration::from_secs(seconds) {
@@ -187,7 +196,33 @@ fn wait(root: &Path, target: &Target, seconds: u64) -> Result<Device, TargetErro
             said = Instant::now();
             say!("waiting for {target}, {} of {seconds} s", began.elapsed().as_secs());
         }
-        thread::sleep(LOOK);
+        if assembled.is_none_or(|last| last.elapsed() >= ASSEMBLE) {
+            let is_late = began.elapsed() >= Duration::from_secs(seconds) / 2;
+            assemblies.iter().for_each(|assembly| assemble(assembly, is_late));
+            assembled = Some(Instant::now());
+        } else {
+            thread::sleep(LOOK);
+        }
+    }
+}
+
+/// Runs the command that brings a device up. One that fails is tried again, as its parts may come yet.
+fn assemble(assembly: &Assembly, is_late: bool) {
+    if is_late {
+        assembly.degraded.iter().for_each(|command| run(command));
+    } else {
+        run(&assembly.whole);
+    }
+}
+
+fn run(command: &[String]) {
+    let [program, arguments @ ..] = command else { return };
+    match Command::new(program).args(arguments).stdin(Stdio::null()).output() {
+        Ok(output) => {
+            let told = String::from_utf8_lossy(&output.stderr);
+            say!("{program}: {}; {}", output.status, told.trim().replace('\n', "; "));
+        }
+        Err(error) => say!("cannot start {program}: {error}"),
     }
 }
 
@@ -202,7 +237,7 @@ mod tests {
         std::fs::create_dir_all(root.path().join("sys/class/block/vdz")).unwrap();
         let target = Target::Device("/dev/vda".into());
 
-        let error = wait(root.path(), &target, 0).unwrap_err().to_string();
+        let error = wait(root.path(), &target, &[], 0).unwrap_err().to_string();
         assert!(error.contains("/dev/vda") && error.contains("block devices here: vdz"), "{error}");
 
         let node = root.path().join("dev/vda");
@@ -210,7 +245,28 @@ mod tests {
             thread::sleep(Duration::from_millis(300));
             std::fs::write(node, [0; 4096]).unwrap();
         });
-        assert_eq!(wait(root.path(), &target, 60).unwrap().node, root.path().join("dev/vda"));
+        assert_eq!(wait(root.path(), &target, &[], 60).unwrap().node, root.path().join("dev/vda"));
         late.join().unwrap();
+    }
+
+    #[test]
+    fn what_a_target_is_made_of_is_brought_up_whole_first_and_then_with_what_is_there() {
+        let root = tempfile::tempdir().unwrap();
+        let path = |name: &str| root.path().join(name);
+        std::fs::create_dir_all(path("dev")).unwrap();
+        std::fs::create_dir_all(path("sys/class/block/md0")).unwrap();
+        let shell = |line: String| vec!["/bin/sh".to_owned(), "-c".to_owned(), line];
+        let tried = path("tried").display().to_string();
+        let assembly = Assembly {
+            whole: shell(format!("echo whole >> {tried}; exit 1")),
+            degraded: vec![shell(format!(
+                "echo degraded >> {tried}; head -c 4096 /dev/zero > {}",
+                path("dev/md0").display()
+            ))],
+        };
+        let target = Target::Device("/dev/md0".into());
+        let found = wait(root.path(), &target, &[assembly], 4).unwrap();
+        assert_eq!(found.node, path("dev/md0"));
+        assert_eq!(std::fs::read_to_string(tried).unwrap(), "whole\ndegraded\n");
     }
 }

@@ -1,5 +1,6 @@
 //! From what was asked for to the archive's bytes.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -33,7 +34,8 @@ pub(super) fn build(args: &Args) -> anyhow::Result<(Vec<u8>, Report)> {
     let modules = put_modules(&mut archive, &dir, &release, &plan)?;
     put_program(&mut archive, &args.program)?;
     let command = put_command(&mut archive, args.command.as_deref())?;
-    for name in &destination.programs {
+    let programs: BTreeSet<&str> = destination.programs.iter().copied().collect();
+    for name in programs {
         let path = program::find_command(name)
             .with_context(|| format!("the target needs the program {name}, which is not installed"))?;
         put_file(&mut archive, &path, &path)?;

@@ -9,6 +9,7 @@ use anyhow::{Context as _, bail};
 use super::Args;
 use super::machine::{self, Found};
 use super::server;
+use super::stack::{self, Stack};
 use crate::capture::remote::SshServer;
 use crate::capture::ssh;
 use crate::capture::{Config, LocalLog, Target};
@@ -83,8 +84,7 @@ impl Destination {
     fn need_disk_of(&mut self, target: &Target, kind: Option<&str>) -> anyhow::Result<()> {
         let found = machine::find_by_target(Path::new(ROOT), target, Path::new("/"))?;
         let kind = kind.or(found.kind.as_deref()).context("its filesystem is not recognised")?;
-        self.need_disk(&found.device, kind);
-        Ok(())
+        self.need_disk(&found.device, kind)
     }
 
     fn on_disk(args: &Args, found: Found) -> anyhow::Result<Self> {
@@ -102,7 +102,7 @@ impl Destination {
                 found.device
             );
         };
-        destination.need_disk(&found.device, &kind);
+        destination.need_disk(&found.device, &kind)?;
         destination.config.target = Some(found.target);
         destination.config.fs = Some(kind);
         destination.config.path = found.path;
@@ -179,13 +179,20 @@ impl Destination {
             found => found.context("--local-log")?,
         };
         let kind = found.kind.context("--local-log: a mounted filesystem has a type")?;
-        self.need_disk(&found.device, &kind);
+        self.need_disk(&found.device, &kind)?;
         Ok(Some(LocalLog { target: found.target, fs: Some(kind), path: found.path }))
     }
 
-    fn need_disk(&mut self, device: &str, kind: &str) {
-        self.devices.push(Path::new(ROOT).join("sys/class/block").join(device));
+    fn need_disk(&mut self, device: &str, kind: &str) -> anyhow::Result<()> {
+        let stack = Stack::of(Path::new(ROOT), device, &stack::raid_uuid)?;
+        let ground = stack.ground.iter().map(|device| Path::new(ROOT).join("sys/class/block").join(device));
+        self.devices.extend(ground);
+        self.config.assemblies.extend(stack.assemblies);
+        self.modules.extend(stack.modules);
+        self.wanted.extend(stack.wanted);
+        self.programs.extend(stack.programs);
         self.need_filesystem(kind);
+        Ok(())
     }
 
     fn need_filesystem(&mut self, kind: &str) {

@@ -56,26 +56,7 @@ pub(super) enum MachineError {
         /// The system's error.
         source: std::io::Error,
     },
-    /// A device that needs setting up by programs.
-    #[error(
-        "{device} is a {kind} device, which needs programs to set it up that this initramfs has not: choose a target on a plain \
-         disk or partition, or run `hotdump capture` from your distribution's initramfs"
-    )]
-    Stacked {
-        /// The device.
-        device: String,
-        /// What it is.
-        kind: &'static str,
-    },
 }
-
-/// Devices that are made of others.
-const STACKED: [(&str, &str); 4] = [
-    ("dm-", "device-mapper (LVM, LUKS, multipath)"),
-    ("md", "software RAID"),
-    ("bcache", "bcache"),
-    ("drbd", "DRBD"),
-];
 
 /// The filesystem that holds `path` on the running machine. `root` is `/` but in tests.
 pub(super) fn find_by_path(root: &Path, path: &Path) -> Result<Found, MachineError> {
@@ -98,7 +79,7 @@ pub(super) fn find_by_path(root: &Path, path: &Path) -> Result<Found, MachineErr
     let Some(device) = name else { return Err(no_disk(mount.kind, mount.source)) };
     let relative = path.strip_prefix(&mount.point).unwrap_or(Path::new(""));
     let filesystem = superblock::read(&node(root, &device)).ok().flatten();
-    checked(Found {
+    Ok(Found {
         target: lasting_name(filesystem.as_ref(), &device),
         kind: Some(mount.kind),
         path: mount.root.join(relative),
@@ -109,7 +90,7 @@ pub(super) fn find_by_path(root: &Path, path: &Path) -> Result<Found, MachineErr
 /// The filesystem that `target` names. `root` is `/` but in tests.
 pub(super) fn find_by_target(root: &Path, target: &Target, path: &Path) -> Result<Found, MachineError> {
     let read_error = |source| MachineError::Read { node: target.to_string(), source };
-    let found = device::find(root, target).map_err(read_error)?;
+    let found = device::find(root, target, false).map_err(read_error)?;
     let real = found.as_ref().and_then(|found| found.node.canonicalize().ok());
     let Some((found, device)) = found.zip(real.and_then(|real| device::sysfs_name(root, &real))) else {
         let devices = device::names(root).join(", ");
@@ -120,14 +101,7 @@ pub(super) fn find_by_target(root: &Path, target: &Target, path: &Path) -> Resul
         _ => target.clone(),
     };
     let kind = found.filesystem.map(|filesystem| filesystem.kind.to_owned());
-    checked(Found { target, kind, path: path.to_owned(), device })
-}
-
-fn checked(found: Found) -> Result<Found, MachineError> {
-    match STACKED.iter().find(|(prefix, _)| found.device.starts_with(prefix)) {
-        Some((_, kind)) => Err(MachineError::Stacked { device: found.device, kind }),
-        None => Ok(found),
-    }
+    Ok(Found { target, kind, path: path.to_owned(), device })
 }
 
 /// A name that still holds when devices come up in another order: UUID, else label, else the device.
@@ -288,12 +262,9 @@ mod tests {
     }
 
     #[test]
-    fn paths_on_no_disk_and_on_stacked_devices_are_refused_with_a_way_out() {
-        let machine = Machine::new();
-        for (path, want) in [("/nonexistent", "--target UUID="), ("/nonexistent/lvm/x", "device-mapper")] {
-            let error = find_by_path(machine.0.path(), Path::new(path)).unwrap_err().to_string();
-            assert!(error.contains(want), "{path}: {error}");
-        }
+    fn paths_on_no_disk_are_refused_with_a_way_out() {
+        let error = find_by_path(Machine::new().0.path(), Path::new("/nonexistent")).unwrap_err().to_string();
+        assert!(error.contains("--target UUID="), "{error}");
     }
 
     #[test]

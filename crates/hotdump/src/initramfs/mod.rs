@@ -9,6 +9,7 @@ mod modules;
 pub(crate) mod mounts;
 mod program;
 mod server;
+mod stack;
 mod unpack;
 
 use std::path::PathBuf;
