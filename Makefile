@@ -13,7 +13,7 @@ help:
 	@echo 'make module KDIR=x   the kernel module for the headers or build folder x, in target/dist/$(ARCH)/RELEASE/hotdump.ko'
 	@echo '                     HOTDUMP_MEMORY=0 or HOTDUMP_CPUS=0 leaves that out of it'
 	@echo 'make dkms            its sources for DKMS, which needs no Rust, in target/dist/$(ARCH)/hotdump-dkms-VERSION'
-	@echo 'make install         install it under $$DESTDIR$$PREFIX (with units, udev rules, man pages, completions, configuration)'
+	@echo 'make install         install it under $$DESTDIR$$PREFIX (with units, udev rules, initramfs hooks, man pages, completions, configuration)'
 	@echo 'make deb             Debian packages: hotdump and hotdump-dkms, in target/dist/$(ARCH)'
 	@echo 'make lab SCENARIO=x  one lab round; without SCENARIO, their list'
 	@echo 'make bench           guest instructions: hotdump load beside kexec-tools; events by native handler, module, reload'
@@ -61,6 +61,9 @@ install-files:
 	install -Dm755 target/dist/$(ARCH)/hotdump $(DESTDIR)$(PREFIX)/sbin/hotdump
 	for unit in dist/*.service; do install -Dm644 $$unit $(DESTDIR)$(PREFIX)/lib/systemd/system/$${unit##*/}; done
 	install -Dm644 dist/98-hotdump.rules $(DESTDIR)$(PREFIX)/lib/udev/rules.d/98-hotdump.rules
+	install -Dm755 dist/initramfs-tools/hook $(DESTDIR)$(PREFIX)/share/initramfs-tools/hooks/hotdump
+	install -Dm755 dist/initramfs-tools/capture $(DESTDIR)$(PREFIX)/share/initramfs-tools/scripts/local-premount/hotdump
+	for file in dist/dracut/*; do install -Dm755 $$file $(DESTDIR)$(PREFIX)/lib/dracut/modules.d/90hotdump/$${file##*/}; done
 	for page in docs/man/*.[58]; do install -Dm644 $$page $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$${page##*/}; done
 	test -e $(DESTDIR)/etc/hotdump/hotdump.toml || install -Dm644 dist/hotdump.toml $(DESTDIR)/etc/hotdump/hotdump.toml
 	install -d $(addprefix $(DESTDIR)$(PREFIX)/share/,bash-completion/completions zsh/vendor-completions fish/vendor_completions.d)

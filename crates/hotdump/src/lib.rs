@@ -24,6 +24,7 @@ mod prepared;
 mod record;
 mod rehearsal;
 mod saving;
+mod scratch;
 mod screen;
 mod status;
 mod target;

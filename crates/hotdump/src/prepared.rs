@@ -9,10 +9,6 @@ use std::path::{Path, PathBuf};
 use crate::capture::{CONFIG_PATH, Config, Target, device};
 use crate::initramfs::archive::{self, Packed};
 use crate::initramfs::mounts;
-use crate::unpack::unpack;
-
-/// More than any capture initramfs; a file that unpacks to more is damaged.
-const MOST: u64 = 1 << 30;
 
 /// Where `hotdump initramfs` and `hotdump load` have the initramfs for the kernel `release` unless told otherwise.
 pub(crate) fn usual_path(release: &str) -> PathBuf {
@@ -79,7 +75,7 @@ impl Prepared {
         let packed = fs::read(path).map_err(failed)?;
         let mode = fs::metadata(path).map_err(failed)?.permissions().mode() & 0o777;
         let size = packed.len() as u64;
-        let list = archive::list(&unpack(packed, MOST).map_err(failed)?).map_err(failed)?;
+        let list = archive::read(packed).map_err(failed)?;
         let files: BTreeMap<String, Packed> =
             list.into_iter().map(|entry| (entry.path.clone(), entry)).collect();
         let Some(config) = files.get(CONFIG_PATH.trim_start_matches('/')) else {
@@ -94,6 +90,11 @@ impl Prepared {
     /// A file in it, by its path in the capture kernel.
     pub(crate) fn file(&self, path: &str) -> Option<&Packed> {
         self.files.get(path.trim_start_matches('/'))
+    }
+
+    /// Whether the distribution's tools put it together, with the capture as one of its programs.
+    pub(crate) fn is_by_distribution(&self) -> bool {
+        self.file("usr/sbin/hotdump").is_some()
     }
 
     /// The release of the kernel that its modules are for; none where it has no modules.
@@ -154,7 +155,7 @@ mod tests {
             let prepared = Prepared::read(&path).unwrap();
             assert_eq!(prepared.config, config);
             assert_eq!(prepared.file("/etc/hotdump/sshkey").unwrap().data, b"secret");
-            assert!(prepared.file("/init").is_none());
+            assert!(prepared.file("/init").is_none() && !prepared.is_by_distribution());
             assert_eq!(prepared.modules_release().as_deref(), Some("6.12"));
             assert_eq!(prepared.shown_target(), "LABEL=x, xfs, directory /crash");
             assert!(prepared.size > 0 && prepared.unpacked > 6);

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::scenarios;
-use super::service::{install, up};
+use super::service::{finished, install, up};
 use crate::cache::KernelLine::{V6_1, V6_12};
 use crate::guest::{Crashed, Guest};
 use crate::lab::{Lab, Plan};
@@ -15,6 +15,7 @@ scenarios! {
     ;
     long:
     estimate: "as little is reserved as `hotdump estimate` asks for, by sizes and then by the report of a capture: dumps are whole",
+    distribution_initramfs: "a whole Debian 12 whose mkinitramfs puts the capture initramfs together",
     rehearsal: "a whole Debian 12: status, target check, `hotdump test --really-crash`, and after the reboot the test says that the dump arrived",
 }
 
@@ -84,11 +85,33 @@ fn guest_status(guest: &mut Guest) -> Result<String> {
     Ok(text)
 }
 
+fn distribution_initramfs(lab: &Lab, name: &str) -> Result<()> {
+    let debs = [lab.deb("hotdump")?];
+    let plan = lab.guest(name, V6_1)?.memory(2 * GIB).crashkernel("512M");
+    let mut guest = plan.debian(&debs)?.boot()?;
+    up(&mut guest)?;
+    install(&mut guest)?;
+    guest.shell("printf 'builder = \"initramfs-tools\"\\nformat = \"elf\"\\ndump-level = 0\\n' > /etc/hotdump/hotdump.toml")?.ok()?;
+    let made = finished(&mut guest, "hotdump initramfs --output /var/lib/hotdump/initrd-$(uname -r).img")?;
+    guest.say(&made);
+    ensure!(made.contains("put together by mkinitramfs"), "{made}");
+    finished(&mut guest, "hotdump load && hotdump target check")?;
+    guest.fill_at_most(512 * MIB)?;
+    let mut crashed = guest.crash(0)?;
+    // The agent is not process 1 here, by which the CPU's registers would be told.
+    crashed.panicked_on = None;
+    crashed.complete()?;
+    let report = crashed.report()?;
+    crashed.tell.say(format!("memory: {}", report["memory_use"]));
+    Ok(())
+}
+
 fn rehearsal(lab: &Lab, name: &str) -> Result<()> {
     let debs = [lab.deb("hotdump")?];
     let mut guest = lab.guest(name, V6_1)?.memory(GIB).debian(&debs)?.boot()?;
     up(&mut guest)?;
     install(&mut guest)?;
+    guest.run(["hotdump", "unload"])?.ok()?;
     guest.run(["hotdump", "test", "--really-crash"])?.says("not crashed")?.exits(1)?;
     let mut guest = guest.reboot()?;
     up(&mut guest)?;

@@ -45,6 +45,7 @@ pub(crate) const KEYS: &[Key] = &[
     initramfs("nfs-options", "nfs-options", "\"vers=4.1\""),
     initramfs("sshkey", "sshkey", "\"/root/.ssh/kdump_id_rsa\""),
     initramfs("known-hosts", "known-hosts", "\"/root/.ssh/known_hosts\""),
+    initramfs("builder", "builder", ""),
     initramfs("local-log", "local-log", "\"/var/crash\""),
     initramfs("dump-level", "dump-level", ""),
     initramfs("format", "format", ""),

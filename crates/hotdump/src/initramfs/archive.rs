@@ -7,6 +7,7 @@ use cpio::NewcBuilder;
 use cpio::newc::{ModeFileType, trailer};
 
 use super::Compression;
+use crate::unpack::unpack;
 
 /// What a name in the archive stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,22 +117,39 @@ pub(crate) struct Packed {
     pub(crate) data: Vec<u8>,
 }
 
-/// What is in an unpacked archive, in its order.
+/// More than any capture initramfs; a file that unpacks to more is damaged.
+const MOST: u64 = 1 << 30;
+
+/// What is in an initramfs, in its order: one archive or several behind each other, packed or not, as kernels take them.
 ///
 /// # Errors
 /// The bytes are no archive, or a damaged one.
-pub(crate) fn list(bytes: &[u8]) -> io::Result<Vec<Packed>> {
-    let mut input = bytes;
+pub(crate) fn read(bytes: Vec<u8>) -> io::Result<Vec<Packed>> {
     let mut found = Vec::new();
+    let mut bytes = unpack(bytes, MOST)?;
+    loop {
+        let rest = list(&bytes, &mut found)?;
+        let padding = rest.iter().take_while(|byte| **byte == 0).count();
+        match rest.get(padding..).filter(|rest| !rest.is_empty()) {
+            None => return Ok(found),
+            Some(rest) => bytes = unpack(rest.to_vec(), MOST)?,
+        }
+    }
+}
+
+/// Adds what is in one unpacked archive; gives what comes behind it.
+fn list<'a>(bytes: &'a [u8], found: &mut Vec<Packed>) -> io::Result<&'a [u8]> {
+    let mut input = bytes;
     loop {
         let mut reader = cpio::NewcReader::new(input)?;
         if reader.entry().is_trailer() {
-            return Ok(found);
+            return reader.finish();
         }
         let mut data = Vec::new();
         reader.read_to_end(&mut data)?;
-        let (path, mode) = (reader.entry().name().trim_start_matches('/').to_owned(), reader.entry().mode());
-        found.push(Packed { path, mode, data });
+        let name = reader.entry().name();
+        let path = name.strip_prefix("./").unwrap_or(name).trim_start_matches('/').to_owned();
+        found.push(Packed { path, mode: reader.entry().mode(), data });
         input = reader.finish()?;
     }
 }
@@ -178,7 +196,7 @@ mod tests {
     #[test]
     fn directories_come_before_what_is_in_them() {
         let names: Vec<String> =
-            list(&sample().pack().unwrap()).unwrap().into_iter().map(|entry| entry.path).collect();
+            read(sample().pack().unwrap()).unwrap().into_iter().map(|entry| entry.path).collect();
         assert_eq!(
             names,
             [
@@ -235,15 +253,27 @@ mod tests {
 
     #[test]
     fn what_is_no_archive_is_refused() {
-        for bytes in [
-            &b""[..],
-            b"070701",
-            b"no archive at all, and long enough to be a header of one, which it is not: ",
-        ] {
-            list(bytes).unwrap_err();
+        let long = b"no archive at all, and long enough to be a header of one, which it is not: ".repeat(3);
+        for bytes in [&b""[..], b"070701", &long] {
+            read(bytes.to_vec()).unwrap_err();
         }
         let whole = sample().pack().unwrap();
-        list(&whole[..whole.len() / 2]).unwrap_err();
+        read(whole[..whole.len() / 2].to_vec()).unwrap_err();
+    }
+
+    /// As mkinitramfs and dracut put them: microcode first, unpacked, then the rest.
+    #[test]
+    fn archives_behind_each_other_are_read_as_one() {
+        let mut early = Archive::default();
+        early.file("kernel/x86/microcode/x.bin", 0o644, vec![1; 100]);
+        for how in [Compression::None, Compression::Gzip, Compression::Zstd] {
+            let mut bytes = early.pack().unwrap();
+            bytes.resize(bytes.len().next_multiple_of(512), 0);
+            bytes.extend(compress(sample().pack().unwrap(), how).unwrap());
+            let paths: Vec<String> = read(bytes).unwrap().into_iter().map(|file| file.path).collect();
+            assert!(paths.contains(&"kernel/x86/microcode/x.bin".to_owned()), "{paths:?}");
+            assert!(paths.contains(&"lib/modules/6.12/a.ko".to_owned()), "{how:?}: {paths:?}");
+        }
     }
 
     proptest! {
@@ -255,7 +285,7 @@ mod tests {
             }
             let bytes = archive.pack().unwrap();
             prop_assert_eq!(bytes.len() % 4, 0);
-            let found = list(&bytes).unwrap();
+            let found = read(bytes).unwrap();
             let data: BTreeMap<_, _> =
                 found.iter().filter(|entry| entry.mode & 0o170_000 == 0o100_000).map(|entry| (entry.path.clone(), entry.data.clone())).collect();
             prop_assert_eq!(data, files);

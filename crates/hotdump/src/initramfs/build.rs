@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 
 use super::archive::{self, Archive};
+use super::builder::{self, Builder, Parts};
 use super::destination::Destination;
 use super::machine;
 use super::modules::{Index, ModuleError, Plan};
@@ -24,6 +25,11 @@ pub(super) fn build(args: &Args) -> anyhow::Result<(Vec<u8>, Report)> {
     let mut destination = Destination::find(args)?;
     let mut warnings = std::mem::take(&mut destination.warnings);
     let release = release(args)?;
+    if args.builder != Builder::Own {
+        let (bytes, unpacked, config) = build_by_distribution(args, &destination, &release)?;
+        let report = report(args, config, release, &bytes, unpacked, warnings);
+        return Ok((bytes, report));
+    }
     let dir = modules_dir(args, &release)?;
     let index = Index::read(&dir)?;
     let mut plan = plan_modules(&index, &destination, &release, &mut warnings)?;
@@ -48,16 +54,9 @@ pub(super) fn build(args: &Args) -> anyhow::Result<(Vec<u8>, Report)> {
     }
 
     let config = Config {
-        final_action: args.final_action,
-        failure_action: args.failure_action,
         modules: modules.iter().map(|module| PathBuf::from(format!("/{}", module.path))).collect(),
-        command: command.clone(),
-        dump_level: args.dump_level,
-        format: args.format,
-        compression: args.compression,
-        keep: args.keep,
-        keep_free: args.keep_free,
-        ..destination.config
+        command,
+        ..configured(args, std::mem::take(&mut destination.config))
     };
     archive.file(CONFIG_PATH, 0o600, config.to_toml()?.into_bytes());
     MOUNT_POINTS.iter().for_each(|point| archive.directory(point));
@@ -71,11 +70,44 @@ pub(super) fn build(args: &Args) -> anyhow::Result<(Vec<u8>, Report)> {
     let unpacked_size = unpacked.len();
     let bytes = archive::compress(unpacked, compression)?;
     let report = Report {
+        compression: Some(compression),
+        modules,
+        files,
+        ..report(args, config, release, &bytes, unpacked_size, warnings)
+    };
+    Ok((bytes, report))
+}
+
+/// What `args` say of the capture itself, put into the configuration of the target.
+fn configured(args: &Args, target: Config) -> Config {
+    Config {
+        final_action: args.final_action,
+        failure_action: args.failure_action,
+        dump_level: args.dump_level,
+        format: args.format,
+        compression: args.compression,
+        keep: args.keep,
+        keep_free: args.keep_free,
+        ..target
+    }
+}
+
+/// The report, but for lists of what is in the initramfs.
+fn report(
+    args: &Args,
+    config: Config,
+    release: String,
+    bytes: &[u8],
+    unpacked: usize,
+    warnings: Vec<String>,
+) -> Report {
+    Report {
         output: args.output.clone(),
         written: true,
         size: bytes.len(),
-        unpacked: unpacked_size,
-        compression,
+        unpacked,
+        compression: None,
+        builder: args.builder,
         kernel_release: release,
         target: config.target,
         fs: config.fs,
@@ -87,12 +119,40 @@ pub(super) fn build(args: &Args) -> anyhow::Result<(Vec<u8>, Report)> {
         dump_level: args.dump_level.number(),
         format: args.format,
         compression_of_dump: args.compression.to_string(),
-        command,
-        modules,
-        files,
+        command: config.command,
+        modules: Vec::new(),
+        files: Vec::new(),
         warnings,
-    };
-    Ok((bytes, report))
+    }
+}
+
+/// Has the distribution's tools build it; returns the initramfs, the bytes of what is in it, and the capture's configuration.
+fn build_by_distribution(
+    args: &Args,
+    destination: &Destination,
+    release: &str,
+) -> anyhow::Result<(Vec<u8>, usize, Config)> {
+    let own = [
+        ("--command", args.command.is_some()),
+        ("--include", !args.includes.is_empty()),
+        ("--compress", args.compress.is_some()),
+        ("--modules-dir", args.modules_dir.is_some()),
+    ];
+    if let Some((option, _)) = own.iter().find(|(_, given)| *given) {
+        bail!("{option} is for --builder own: the distribution's tools have settings of their own");
+    }
+    let config = configured(args, destination.config.clone());
+    let drivers = destination.devices.iter().flat_map(|device| machine::drivers(device));
+    let drivers = drivers.filter_map(|driver| driver.module);
+    let modules: Vec<String> = drivers.chain(args.add_modules.iter().cloned()).collect();
+    let bytes =
+        builder::build(args.builder, &Parts { config: &config, destination, modules: &modules }, release)?;
+    let files = archive::read(bytes.clone()).context("reading back what was built")?;
+    let needed = ["usr/sbin/hotdump", CONFIG_PATH.trim_start_matches('/')];
+    if let Some(missing) = needed.iter().find(|path| files.iter().all(|file| file.path != **path)) {
+        bail!("/{missing} is not in what was built: are hotdump's hooks installed (make install)?");
+    }
+    Ok((bytes, files.iter().map(|file| file.data.len()).sum(), config))
 }
 
 /// What an initramfs for the target of `config` and the kernel `release` would have, written now.

@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::{Context as _, bail};
 
 use super::Args;
+use super::builder::Builder;
 use super::machine::{self, Found};
 use super::server;
 use super::stack::{self, Stack};
@@ -27,6 +28,8 @@ const ASKED_FOR_LATER: [(&str, &[&str]); 2] = [
 /// What the capture kernel needs for a target.
 #[derive(Debug, Default)]
 pub(super) struct Destination {
+    /// Who puts the initramfs together: the distribution's tools see to disks themselves.
+    pub(super) builder: Builder,
     /// The part of its configuration that says where and how.
     pub(super) config: Config,
     /// Devices on the way, whose drivers are needed: directories in sysfs.
@@ -94,7 +97,7 @@ impl Destination {
             );
         }
         refuse_nfs_options(args, &found.target)?;
-        let mut destination = Self::default();
+        let mut destination = Self { builder: args.builder, ..Self::default() };
         let Some(kind) = args.fs.clone().or_else(|| found.kind.clone()) else {
             bail!(
                 "{} ({}) holds no filesystem that is recognised: name its type with --fs",
@@ -141,7 +144,7 @@ impl Destination {
         if args.fs.is_some() {
             bail!("--fs is for targets on a disk; {target} is a server's");
         }
-        let mut destination = Self::default();
+        let mut destination = Self { builder: args.builder, ..Self::default() };
         let hostname = destination.need_network(name)?;
         destination.config.target = Some(target.clone());
         // Other machines save there too.
@@ -184,6 +187,10 @@ impl Destination {
     }
 
     fn need_disk(&mut self, device: &str, kind: &str) -> anyhow::Result<()> {
+        if self.builder != Builder::Own {
+            self.need_filesystem(kind);
+            return Ok(());
+        }
         let stack = Stack::of(Path::new(ROOT), device, &stack::raid_uuid)?;
         let ground = stack.ground.iter().map(|device| Path::new(ROOT).join("sys/class/block").join(device));
         self.devices.extend(ground);

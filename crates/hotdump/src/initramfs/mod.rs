@@ -2,6 +2,7 @@
 
 pub(crate) mod archive;
 mod build;
+mod builder;
 mod destination;
 mod glob;
 mod machine;
@@ -24,6 +25,7 @@ use crate::text;
 use crate::whole::{self, Readers};
 
 pub(crate) use build::expected;
+use builder::Builder;
 
 /// Where dumps go if not said.
 const DEFAULT_PATH: &str = "/var/crash";
@@ -57,6 +59,9 @@ pub(crate) struct Args {
     /// Directory of this system for the log of a crash whose dump the server does not take, or none [default: /var/crash]
     #[arg(long, value_name = "DIR")]
     pub(crate) local_log: Option<PathBuf>,
+    /// Who puts the initramfs together
+    #[arg(long, value_enum, default_value = "own")]
+    pub(crate) builder: Builder,
     /// Release of the capture kernel [default: the running kernel's]
     #[arg(long, value_name = "RELEASE")]
     pub(crate) kernel_release: Option<String>,
@@ -137,7 +142,9 @@ struct Report {
     size: usize,
     /// In bytes, before compression.
     unpacked: usize,
-    compression: Compression,
+    /// None where the distribution's tools chose it.
+    compression: Option<Compression>,
+    builder: Builder,
     kernel_release: String,
     target: Option<Target>,
     /// The filesystem's type; none for a server.
@@ -225,8 +232,14 @@ fn print(report: &Report) {
         println!("by the command {}", report.command.join(" "));
     }
     println!("then {}, on failure {}", report.final_action, report.failure_action);
-    list("modules, in the order in which they are loaded", &report.modules);
-    list("other files", &report.files);
+    match report.builder {
+        Builder::Own => {
+            list("modules, in the order in which they are loaded", &report.modules);
+            list("other files", &report.files);
+        }
+        Builder::InitramfsTools => println!("put together by mkinitramfs"),
+        Builder::Dracut => println!("put together by dracut"),
+    }
     for warning in &report.warnings {
         eprintln!("hotdump: warning: {warning}");
     }

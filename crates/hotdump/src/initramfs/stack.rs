@@ -48,7 +48,7 @@ pub(super) enum StackError {
     /// Of a kind that is not known, or needs a secret.
     #[error(
         "{device} is a {kind} device, which the capture kernel cannot bring up by itself: choose a target on a disk, a partition, an \
-         LVM volume or software RAID, or run `hotdump capture` from your distribution's initramfs"
+         LVM volume or software RAID, or have your distribution's tools put the initramfs together (--builder)"
     )]
     Kind {
         /// The device.
@@ -293,7 +293,7 @@ mod tests {
     fn what_needs_more_is_refused_with_a_way_out() {
         for (device, kind) in [("dm-1", "CRYPT"), ("drbd0", "drbd")] {
             let error = stack(device).unwrap_err().to_string();
-            assert!(error.contains(kind) && error.contains("`hotdump capture`"), "{error}");
+            assert!(error.contains(kind) && error.contains("--builder"), "{error}");
         }
         let error = Stack::of(machine().path(), "md0", &|_| Err("no mdadm".into())).unwrap_err().to_string();
         assert!(error.contains("no mdadm"), "{error}");

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::check::{MOUNT_POINT, Mounted, in_words, space, write};
@@ -13,6 +13,7 @@ use crate::capture::remote::{NfsExport, SshServer};
 use crate::capture::ssh::{self, Credentials};
 use crate::capture::{CHECK_STAGE, Config, Place, Sftp, nfs};
 use crate::prepared::Prepared;
+use crate::scratch::Scratch;
 
 /// How long the server may take to answer: it is up, or it is not.
 const PATIENCE: u64 = 5;
@@ -62,7 +63,7 @@ pub(super) fn nfs(export: &NfsExport, config: &Config, steps: &mut Steps) {
 /// A server that takes files by SSH.
 pub(super) fn ssh(server: &SshServer, initramfs: &Path, prepared: &Prepared, steps: &mut Steps) {
     let config = &prepared.config;
-    let stage = match Stage::make(Path::new(CHECK_STAGE)) {
+    let stage = match Scratch::make(Path::new(CHECK_STAGE)) {
         Ok(stage) => stage,
         Err(error) => {
             return steps.note("key", Outcome::Failed, format!("cannot make {CHECK_STAGE}: {error}"));
@@ -72,7 +73,7 @@ pub(super) fn ssh(server: &SshServer, initramfs: &Path, prepared: &Prepared, ste
         let told = format!("others than its owner may read the key in {}: chmod 600", initramfs.display());
         steps.note("key", Outcome::Failed, told);
     }
-    let credentials = take_credentials(prepared, &stage.0);
+    let credentials = take_credentials(prepared, stage.path());
     let shown = |(_, keys): &(Credentials, usize)| {
         format!("the key is there, and {keys} of the host's, of which one must match")
     };
@@ -81,7 +82,7 @@ pub(super) fn ssh(server: &SshServer, initramfs: &Path, prepared: &Prepared, ste
     let session = Sftp::start(&mut ssh::command(Path::new("ssh"), server, network, &credentials));
     let shown = |_: &Sftp| format!("{} lets us in, by the key in the initramfs", server.known_as());
     let Some(session) = steps.take("login", in_words(session), shown) else { return };
-    let place = Place::create(&stage.0, &config.path, jiff::Timestamp::now())
+    let place = Place::create(stage.path(), &config.path, jiff::Timestamp::now())
         .and_then(|place| place.send_to(session));
     let Some(place) =
         steps.take("directory", place, |_| format!("{}, made as for a dump", config.path.display()))
@@ -140,24 +141,6 @@ fn take_credentials(prepared: &Prepared, dir: &Path) -> io::Result<(Credentials,
     Ok((Credentials { key, known_hosts }, keys))
 }
 
-/// A directory for us alone, removed with all in it.
-struct Stage(PathBuf);
-
-impl Stage {
-    fn make(dir: &Path) -> io::Result<Self> {
-        // What a check that was killed left behind.
-        let _ = fs::remove_dir_all(dir);
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-        Ok(Self(dir.to_owned()))
-    }
-}
-
-impl Drop for Stage {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
@@ -207,8 +190,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let hosts: &[u8] = b"hotdump-target ssh-ed25519 A\nhotdump-target ssh-rsa B\n";
         let good = prepared(dir.path(), &[(ssh::KEY, 0o600, b"secret"), (ssh::KNOWN_HOSTS, 0o600, hosts)]);
-        let stage = Stage::make(&dir.path().join("stage")).unwrap();
-        let (credentials, keys) = take_credentials(&good, &stage.0).unwrap();
+        let stage = Scratch::make(&dir.path().join("stage")).unwrap();
+        let (credentials, keys) = take_credentials(&good, stage.path()).unwrap();
         assert_eq!((fs::read(&credentials.key).unwrap().as_slice(), keys), (&b"secret"[..], 2));
         assert_eq!(fs::metadata(&credentials.key).unwrap().permissions().mode() & 0o777, 0o600);
         drop(stage);
@@ -219,8 +202,9 @@ mod tests {
             (vec![(ssh::KEY, 0o644, b"x"), (ssh::KNOWN_HOSTS, 0o600, hosts)], "may be read by others"),
             (vec![(ssh::KEY, 0o600, b"x"), (ssh::KNOWN_HOSTS, 0o600, b"\n")], "has no key of the host"),
         ] {
-            let stage = Stage::make(&dir.path().join("stage")).unwrap();
-            let error = take_credentials(&prepared(dir.path(), &files), &stage.0).unwrap_err().to_string();
+            let stage = Scratch::make(&dir.path().join("stage")).unwrap();
+            let error =
+                take_credentials(&prepared(dir.path(), &files), stage.path()).unwrap_err().to_string();
             assert!(error.contains(want), "{error}");
         }
     }
