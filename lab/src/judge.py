@@ -76,6 +76,7 @@ def slabs(prog):
     for helper in caches.values():
         # SLUB's objects that are free and on no slab's own list, as drgn itself finds them before it goes through a cache's slabs.
         if hasattr(helper, "_per_cpu_info"):
+            helper._cache_free_objects = set()
             try:
                 helper._cache_free_objects = helper._sheaves_full_objects() | helper._per_cpu_info().free_objects
             except (FaultError, ValidationError) as error:

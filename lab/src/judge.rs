@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::arch::Arch;
@@ -181,35 +181,48 @@ impl<'a> Judge<'a> {
 
     /// Asks crash the same of both dumps. Kernels that it does not know it does not open, raw or not.
     fn crash_agrees(&self, raw: &Path, filtered: &Path) -> Result<()> {
-        let say = |line: String| self.tell.say(line);
-        let ask = |dump: &Path, question: &str| -> Result<Option<String>> {
-            let mut crash = self.lab.sources.cache.crash(self.arch, &|_| ())?;
-            let commands = dump.with_file_name("questions");
-            fs::write(&commands, format!("{question}\nquit\n"))?;
-            crash.args(["-s", "-x", "-i"]).arg(&commands).arg(&self.vmlinux).arg(dump);
-            crash.env("TERM", "dumb").env("HOME", "/nonexistent").stdin(Stdio::null());
-            let ended = crash.output().with_context(|| format!("starting {crash:?}"))?;
-            let text = String::from_utf8_lossy(&ended.stdout).into_owned();
-            let log = dump.with_extension("crash");
-            fs::write(log, [&*text, &String::from_utf8_lossy(&ended.stderr)].concat())?;
-            Ok(ended.status.success().then_some(text))
-        };
-        let Some(_) = ask(raw, "sys")? else {
-            say("crash does not open the raw dump: it is not asked further".into());
+        let Some(before) = self.by_crash(raw)? else {
+            self.tell.say("crash does not open the raw dump: it is not asked of the other");
             return Ok(());
         };
-        for question in QUESTIONS {
-            let both = [raw, filtered].map(|dump| ask(dump, question));
-            let [before, after] = both;
-            let (Some(before), Some(after)) = (before?, after?) else {
-                bail!("crash does not answer {question:?} of {} and {}", raw.display(), filtered.display());
-            };
-            let [before, after] = [before, after].map(|text| without_file(&text));
+        let after = self.by_crash(filtered)?;
+        let after = after.with_context(|| format!("crash does not open {}", filtered.display()))?;
+        for (question, (before, after)) in QUESTIONS.iter().zip(before.iter().zip(&after)) {
             ensure!(!before.trim().is_empty(), "crash says nothing to {question:?}");
             ensure!(before == after, "crash says to {question:?}, raw:\n{before}\nfiltered:\n{after}");
-            say(format!("crash says the same to {question:?}: {} lines", before.lines().count()));
+            self.tell.say(format!("crash says the same to {question:?}: {} lines", before.lines().count()));
         }
         Ok(())
+    }
+
+    /// What crash answers to the questions; none if it does not open the dump. What it says of that is beside the dump.
+    fn by_crash(&self, dump: &Path) -> Result<Option<Vec<String>>> {
+        let beside = |what: String| PathBuf::from(format!("{}.{what}", dump.display()));
+        let answer = |number: usize| beside(format!("answer{number}"));
+        for number in 0..QUESTIONS.len() {
+            // What an earlier run left answers nothing.
+            let _ = fs::remove_file(answer(number));
+        }
+        let asked = QUESTIONS.iter().enumerate();
+        let asked: String =
+            asked.map(|(number, asked)| format!("{asked} > {}\n", answer(number).display())).collect();
+        let questions = dump.with_file_name("questions");
+        fs::write(&questions, asked + "quit\n")?;
+        let mut crash = self.lab.sources.cache.crash(self.arch, &|_| ())?;
+        crash.args(["-s", "-i"]).arg(&questions).arg(&self.vmlinux).arg(dump);
+        // Without a home it reads nobody's settings.
+        crash.env("TERM", "dumb").env("HOME", "/nonexistent").stdin(Stdio::null());
+        let ended = crash.output().with_context(|| format!("starting {crash:?}"))?;
+        fs::write(beside("crash".into()), [ended.stdout, ended.stderr].concat())?;
+        if !ended.status.success() {
+            return Ok(None);
+        }
+        let read = |number| {
+            let path = answer(number);
+            let text = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+            Ok(without_file(&String::from_utf8_lossy(&text)))
+        };
+        (0..QUESTIONS.len()).map(read).collect::<Result<_>>().map(Some)
     }
 }
 

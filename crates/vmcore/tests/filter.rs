@@ -308,6 +308,34 @@ fn what_the_kernel_maps_for_itself_comes_first_and_its_page_tables() {
     assert!(selection.report.reasons[0].contains("page table"), "{:?}", selection.report);
 }
 
+#[test]
+fn radix_tables_and_what_they_map_come_first() {
+    // Of the page tables the top one has a frame of its own, the others share one.
+    const TOP: u64 = 240 * FRAME;
+    const TABLES: u64 = 256 * FRAME;
+    let info = INFO.to_owned() + "NUMBER(RADIX_MMU)=1\nSYMBOL(swapper_pg_dir)=c000000000f00000\n";
+    let mut bytes = core(&info, &[]);
+    let memory = bytes.len() - (SECTIONS * SECTION * FRAME) as usize;
+    let mut entry = |table: u64, index: u64, entry: u64| {
+        let at = memory + (table + index * 8) as usize;
+        bytes[at..at + 8].copy_from_slice(&(1 << 63 | entry).to_be_bytes());
+    };
+    const LEAF: u64 = 1 << 62;
+    // The linear map by one page of 1 GiB, and what is mapped from 0xc008000000000000 on by one of 64 KiB, one of 2 MiB, and one of a device.
+    entry(TOP, 0, TABLES);
+    entry(TABLES, 0, LEAF);
+    entry(TOP, 1 << 12, TABLES + 0x1000);
+    entry(TABLES + 0x1000, 0, TABLES + 0x2000);
+    entry(TABLES + 0x2000, 0, TABLES + 0x3000);
+    entry(TABLES + 0x3000, 0, LEAF | 300 * FRAME);
+    entry(TABLES + 0x3000, 1, LEAF | 0x6_0000_0000_0000);
+    entry(TABLES + 0x2000, 1, LEAF | 320 * FRAME);
+    let selection = select(bytes, 16);
+    assert_eq!((selection.report.reached.number(), &selection.report.reasons), (16, &vec![]));
+    let first: Vec<u64> = selection.first.frames().map(|frame| frame.0).collect();
+    assert_eq!(first, [100, 240, 256, 300].into_iter().chain(320..352).collect::<Vec<_>>());
+}
+
 /// Where the kernel's BTF lies: frames of the kernel's.
 const BTF: u64 = 0x110 * FRAME;
 

@@ -154,3 +154,18 @@ fn units<M: VirtualMemory>(symbols: &Symbols<'_, M>, memory: &M) -> Vec<Range<u6
     };
     read().unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slabs_that_lead_to_tasks_are_told_by_their_cache() {
+        let slabs = TaskSlabs { offset: Some(8), caches: vec![0xc000_0000_0000_1000, 0xc000_0000_0000_2000] };
+        let page = |cache: u64| [[0; 8], cache.to_le_bytes(), [0xff; 8]].concat();
+        assert!(slabs.has(&page(0xc000_0000_0000_2000)) && !slabs.has(&page(0xc000_0000_0000_3000)));
+        assert!(!slabs.has(&[0; 15]), "a page structure that ends before");
+        // Where it is not known, none is put behind others.
+        assert!(TaskSlabs::default().has(&page(7)));
+    }
+}
