@@ -46,8 +46,8 @@ pub(crate) fn estimate<S: ReadAt + Sync>(
     options: &DumpOptions,
 ) -> Result<u64, DumpError> {
     let kept = selection.kept.count();
-    let (first, last) = (Bitmap::new(), Bitmap::new());
-    let sample = Selection { kept: sample(&selection.kept, kept), first, last, ..selection.clone() };
+    let mut sample = Selection { kept: sample(&selection.kept, kept), ..selection.clone() };
+    sample.in_any_order();
     let counted = Counted::default();
     let written = write_dump(core, &sample, &counted, options, |_| ())?;
     let tried = written.wanted_pages.max(1);

@@ -99,6 +99,7 @@ fn selection<S: ReadAt>(core: &Core<S>) -> Selection {
     for start in [0x10u64, 0x120, 0x131, 0x300, 0x10_0040] {
         selection.first.insert_range(Frame(start)..Frame(start + 5));
         selection.last.insert_range(Frame(start + 7)..Frame(start + 9));
+        selection.tables.insert_range(Frame(start + 9)..Frame(start + 10));
     }
     selection.last.insert_range(Frame(0x140)..Frame(0x150));
     selection
@@ -257,7 +258,8 @@ fn assert_readable(bytes: Vec<u8>, core: &Core<Vec<u8>>, selection: &Selection, 
 fn assert_in_order(bytes: Vec<u8>, selection: &Selection) -> bool {
     let dump = Dump::open(bytes).unwrap();
     let is_there = |frame: &Frame| page_of(&dump.core, *frame).is_some();
-    let in_middle = |frame: &Frame| !selection.first.contains(*frame) && !selection.last.contains(*frame);
+    let sets = [&selection.tables, &selection.first, &selection.last];
+    let in_middle = |frame: &Frame| !sets.iter().any(|set| set.contains(*frame));
     let (first, last) = (
         selection.first.frames().all(|frame| is_there(&frame)),
         selection.last.frames().any(|frame| is_there(&frame)),

@@ -292,10 +292,11 @@ fn what_the_kernel_maps_for_itself_comes_first_and_its_page_tables() {
     let selection = select(x86_core(&[(0x900, user), (0x805, user)]), 16);
     assert_eq!((selection.report.reached.number(), &selection.report.reasons), (16, &vec![]));
     let first: Vec<u64> = selection.first.frames().map(|frame| frame.0).collect();
-    // The kernel with the structures of pages left out, the tables, both pages.
-    let tables = 0x400..0x40b;
-    let expected: Vec<u64> = (0..0x100).chain(0x140..0x200).chain(tables).chain([0x800, 0x805]).collect();
+    // The kernel but for the structures of pages and the top table, and both pages.
+    let expected: Vec<u64> = (0..4).chain(5..0x100).chain(0x140..0x200).chain([0x800, 0x805]).collect();
     assert_eq!(first, expected);
+    let tables: Vec<u64> = selection.tables.frames().map(|frame| frame.0).collect();
+    assert_eq!(tables, [4].into_iter().chain(0x400..0x40b).collect::<Vec<_>>());
     let last: Vec<u64> = selection.last.frames().map(|frame| frame.0).collect();
     assert_eq!(last, (0x100..0x140).chain([0x900]).collect::<Vec<_>>());
     // A page that is left out is in none of them, whoever maps it.
@@ -327,13 +328,14 @@ fn radix_tables_and_what_they_map_come_first() {
     entry(TOP, 1 << 12, TABLES + 0x1000);
     entry(TABLES + 0x1000, 0, TABLES + 0x2000);
     entry(TABLES + 0x2000, 0, TABLES + 0x3000);
-    entry(TABLES + 0x3000, 0, LEAF | 300 * FRAME);
+    entry(TABLES + 0x3000, 0, LEAF | (300 * FRAME));
     entry(TABLES + 0x3000, 1, LEAF | 0x6_0000_0000_0000);
-    entry(TABLES + 0x2000, 1, LEAF | 320 * FRAME);
+    entry(TABLES + 0x2000, 1, LEAF | (320 * FRAME));
     let selection = select(bytes, 16);
     assert_eq!((selection.report.reached.number(), &selection.report.reasons), (16, &vec![]));
     let first: Vec<u64> = selection.first.frames().map(|frame| frame.0).collect();
-    assert_eq!(first, [100, 240, 256, 300].into_iter().chain(320..352).collect::<Vec<_>>());
+    assert_eq!(first, [100, 300].into_iter().chain(320..352).collect::<Vec<_>>());
+    assert_eq!(selection.tables.frames().map(|frame| frame.0).collect::<Vec<_>>(), [240, 256]);
 }
 
 /// Where the kernel's BTF lies: frames of the kernel's.

@@ -34,10 +34,12 @@ pub(super) struct Chunk {
     pub(super) pass: Pass,
 }
 
-/// Frames are read in three passes.
+/// Frames are read in four passes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pass {
-    /// Those that are worth most.
+    /// The kernel's page tables.
+    Tables,
+    /// Those of the others that are worth most.
     First,
     /// All that are in neither of the others.
     Middle,
@@ -49,6 +51,7 @@ pub(super) enum Pass {
 #[derive(Debug)]
 pub(super) struct Plan<'a> {
     kept: &'a Bitmap,
+    tables: &'a Bitmap,
     first: &'a Bitmap,
     last: &'a Bitmap,
     extents: Vec<Extent>,
@@ -62,17 +65,18 @@ pub(super) struct Plan<'a> {
 
 impl<'a> Plan<'a> {
     pub(super) fn new<S: ReadAt>(core: &Core<S>, selection: &'a Selection) -> Self {
-        let Selection { kept, first, last, page_size, .. } = selection;
+        let Selection { kept, tables, first, last, page_size, .. } = selection;
         let system_page = rustix::param::page_size() as u64;
         let extents = extents(core, *page_size);
         Self {
             kept,
+            tables,
             first,
             last,
             extents,
             page_size: *page_size,
             system_page,
-            pass: Pass::First,
+            pass: Pass::Tables,
             at: 0,
             rank: 0,
         }
@@ -85,6 +89,7 @@ impl<'a> Plan<'a> {
                 return Some(chunk);
             }
             let next = match self.pass {
+                Pass::Tables => Pass::First,
                 Pass::First => Pass::Middle,
                 Pass::Middle => Pass::Last,
                 Pass::Last => return None,
@@ -96,6 +101,7 @@ impl<'a> Plan<'a> {
     fn next_in_pass(&mut self) -> Option<Chunk> {
         loop {
             let wanted = match self.pass {
+                Pass::Tables => self.tables,
                 Pass::First => self.first,
                 Pass::Middle => self.kept,
                 Pass::Last => self.last,
@@ -126,11 +132,11 @@ impl<'a> Plan<'a> {
 
     fn wants_some(&self, frames: &Range<u64>) -> bool {
         match self.pass {
-            Pass::First | Pass::Last => true,
+            Pass::Tables | Pass::First | Pass::Last => true,
             // All of them may be for other passes.
             Pass::Middle => {
                 let count = |set: &Bitmap| set.count_range(Frame(frames.start)..Frame(frames.end));
-                count(self.first) + count(self.last) < count(self.kept)
+                count(self.tables) + count(self.first) + count(self.last) < count(self.kept)
             }
         }
     }

@@ -72,7 +72,7 @@ impl<'s, 'a, S: ReadAt> Worker<'s, 'a, S> {
     /// Works until there is nothing left to do, or a write fails here or in another thread.
     pub(super) fn run(mut self) -> (Written, Option<WriteFailure>) {
         let mut ended = Ok(());
-        let mut pass = Pass::First;
+        let mut pass = Pass::Tables;
         while let Some(chunk) = ended.is_ok().then(|| self.shared.next_chunk()).flatten() {
             // What is worth more is not to wait in a batch for what is worth less.
             if chunk.pass != pass {
@@ -152,14 +152,16 @@ impl<'s, 'a, S: ReadAt> Worker<'s, 'a, S> {
     fn wanted(&self, chunk: &Chunk) -> Wanted {
         let selection = self.shared.selection;
         let kept = Bits::of(&selection.kept, &chunk.frames);
-        let (first, last) =
-            (Bits::of(&selection.first, &chunk.frames), Bits::of(&selection.last, &chunk.frames));
+        let [tables, first, last] =
+            [&selection.tables, &selection.first, &selection.last].map(|set| Bits::of(set, &chunk.frames));
         let mut now = Bits::of(&selection.kept, &chunk.frames);
-        for (now, (first, last)) in now.words.iter_mut().zip(first.words.iter().zip(&last.words)) {
+        for (word, now) in now.words.iter_mut().enumerate() {
+            let [tables, first, last] = [&tables, &first, &last].map(|set| set.words[word]);
             *now &= match chunk.pass {
-                Pass::First => *first,
-                Pass::Middle => !(first | last),
-                Pass::Last => *last,
+                Pass::Tables => tables,
+                Pass::First => first,
+                Pass::Middle => !(tables | first | last),
+                Pass::Last => last,
             };
         }
         Wanted { kept, now }

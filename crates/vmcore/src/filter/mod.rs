@@ -42,9 +42,11 @@ pub struct Selection {
     /// the pages, and leaves them out where [`report.reached`](FilterReport::reached) includes [`DumpLevel::ZERO`]: a
     /// kdump-compressed file then has one page of zeros for all of them, an ELF file a hole.
     pub kept: Bitmap,
-    /// Those of the kept that are worth most, to be written first.
+    /// Those of the kept that hold the kernel's page tables, to be written before all others: without them no address means anything.
+    pub tables: Bitmap,
+    /// Those of the others that are worth most, to be written next.
     pub first: Bitmap,
-    /// Those of the kept that are worth least, to be written last; none is in `first`.
+    /// Those of the others that are worth least, to be written last. None is in two of these sets.
     pub last: Bitmap,
     /// How this came about.
     pub report: FilterReport,
@@ -100,6 +102,7 @@ impl Selection {
             page_size,
             kept: exists.clone(),
             exists,
+            tables: Bitmap::new(),
             first: Bitmap::new(),
             last: Bitmap::new(),
             report: FilterReport::default(),
@@ -110,14 +113,21 @@ impl Selection {
 impl Selection {
     /// Leaves out `frames`.
     pub fn remove_range(&mut self, frames: Range<Frame>) {
-        for set in [&mut self.kept, &mut self.first, &mut self.last] {
+        for set in [&mut self.kept, &mut self.tables, &mut self.first, &mut self.last] {
             set.remove_range(frames.clone());
+        }
+    }
+
+    /// Has no frame written before others.
+    pub fn in_any_order(&mut self) {
+        for set in [&mut self.tables, &mut self.first, &mut self.last] {
+            *set = Bitmap::new();
         }
     }
 
     /// Leaves out all that is not in `frames`.
     pub fn keep_only(&mut self, frames: &Bitmap) {
-        for set in [&mut self.kept, &mut self.first, &mut self.last] {
+        for set in [&mut self.kept, &mut self.tables, &mut self.first, &mut self.last] {
             set.intersect(frames);
         }
     }
@@ -137,8 +147,7 @@ impl Selection {
         let everything = selection.kept.clone();
         if let Err(why) = selection.filter(core, level) {
             selection.kept = everything;
-            selection.first = Bitmap::new();
-            selection.last = Bitmap::new();
+            selection.in_any_order();
             let report = &mut selection.report;
             report.reached = zero;
             report.excluded = Excluded::default();
@@ -196,7 +205,7 @@ impl Selection {
         let size = (self.page_size, self.exists.end());
         let mappings = order::mappings(&memory, symbols.as_ref(), &sections, size);
         self.holds_what_it_must(core, &info, &memory, symbols.as_ref(), &mappings.upper_tables)?;
-        self.order(&mappings, &arrays);
+        self.order(mappings, &arrays);
         Ok(())
     }
 
@@ -222,7 +231,8 @@ impl Selection {
     }
 
     /// Completes what is written first, and last: `arrays` are the structures of pages.
-    fn order(&mut self, mappings: &Mappings, arrays: &Bitmap) {
+    fn order(&mut self, mappings: Mappings, arrays: &Bitmap) {
+        self.tables = mappings.tables;
         for run in mappings.frames.runs() {
             self.first.insert_range(run);
         }
@@ -230,8 +240,13 @@ impl Selection {
             self.first.remove_range(run.clone());
             self.last.insert_range(run);
         }
-        self.first.intersect(&self.kept);
-        self.last.intersect(&self.kept);
+        for set in [&mut self.tables, &mut self.first, &mut self.last] {
+            set.intersect(&self.kept);
+        }
+        for run in self.tables.runs() {
+            self.first.remove_range(run.clone());
+            self.last.remove_range(run);
+        }
         for run in self.first.runs() {
             self.last.remove_range(run);
         }

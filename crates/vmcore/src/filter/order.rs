@@ -73,7 +73,9 @@ impl TaskSlabs {
 /// Frames that the kernel's own mappings lead to.
 #[derive(Debug, Default)]
 pub(super) struct Mappings {
-    /// All of them but those of functions.
+    /// The page tables themselves.
+    pub(super) tables: Bitmap,
+    /// All others but those of functions.
     pub(super) frames: Bitmap,
     /// Those that hold the kernel's functions.
     pub(super) functions: Bitmap,
@@ -95,7 +97,7 @@ pub(super) fn mappings<S: ReadAt>(
     };
     let mut take = |mapped| match mapped {
         Mapped::Table(at, bytes, depth) => {
-            found.frames.insert_range(frames(at, bytes));
+            found.tables.insert_range(frames(at, bytes));
             if depth <= 1 {
                 found.upper_tables.push(Frame::holding(at, page_size));
             }
