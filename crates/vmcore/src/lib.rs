@@ -44,7 +44,7 @@ pub use codec::{Codec, Compressor, UnknownCodec};
 pub use compressed::{Compressed, DumpFileError, DumpHeader};
 pub use copy::{BadRun, Copied, CopyError, Progress, copy_sparse};
 pub use elf::{Core, CoreError, CpuState, Segment};
-pub use filter::{DumpLevel, Excluded, FilterReport, NoLevel, Selection};
+pub use filter::{DumpLevel, Excluded, FilterReport, NoLevel, Selection, unlisted_memory};
 pub use flattened::{FlattenedError, Rearranged, restore};
 pub use kallsyms::{Symbol, SymbolError, Symbols};
 pub use open::{Dump, OpenError, Source};

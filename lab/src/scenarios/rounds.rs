@@ -213,7 +213,11 @@ fn stale_6_1(lab: &Lab, name: &str) -> Result<()> {
     );
     ensure!(findings.wrong == 0, "{findings}");
     ensure!(findings.missing == findings.hot_pages && findings.missing > 0, "{findings}");
+    // What verify named before, the capture has to say.
+    let console = crashed.console()?;
     for range in &crashed.hot_added {
+        let said = format!("the crash header is out of date: {} MiB", (range.end - range.start) / MIB);
+        ensure!(console.contains(&said), "the console does not say {said:?}");
         ensure!(core.missing_from(range) == [range.clone()], "the dump holds parts of {range:x?}");
     }
     crashed.has_notes(&core)

@@ -5,9 +5,9 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 
-use elfcorehdr::{PhysAddr, RangeVec};
+use elfcorehdr::{PhysAddr, PhysRange, RangeVec};
 use host::Host;
-use vmcore::{AddressSpace, Core, Frame, Log, LogStats, Selection, VmcoreInfo};
+use vmcore::{AddressSpace, Core, Frame, Log, LogStats, Selection, VmcoreInfo, unlisted_memory};
 
 /// Lines of the log that are printed when they cannot be saved.
 const TAIL: usize = 60;
@@ -77,9 +77,15 @@ impl Crashed {
         let ranges = loads.filter_map(|load| {
             let start = load.paddr.max(PhysAddr(FIRST_MEGABYTE));
             let end = load.paddr.checked_add(load.size)?;
-            elfcorehdr::PhysRange::new(start, end)
+            PhysRange::new(start, end)
         });
         ranges.map(|range| self.overwritten.within(range).map(|part| part.len()).sum::<u64>()).sum()
+    }
+
+    /// Memory that was added to the crashed kernel after its crash header was written, so that the image lacks it. Empty where that
+    /// cannot be told.
+    pub(crate) fn unlisted(&self) -> Vec<PhysRange> {
+        unlisted_memory(&self.core).unwrap_or_default()
     }
 
     /// Prints the kernel log into `out`.

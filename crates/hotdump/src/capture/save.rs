@@ -95,6 +95,16 @@ impl Capture {
         if missing > 0 {
             self.fault(format_args!("the image is cut short: {} of it are missing", size(missing)));
         }
+        let unlisted = crashed.unlisted();
+        if !unlisted.is_empty() {
+            let total = unlisted.iter().map(|range| range.len()).sum();
+            let ranges: Vec<String> = unlisted.iter().map(ToString::to_string).collect();
+            self.fault(format_args!(
+                "the crash header is out of date: {} of memory were added after it was written and are not in the image: {}",
+                size(total),
+                ranges.join(", ")
+            ));
+        }
         let overwritten = crashed.overwritten_bytes();
         if overwritten > 0 {
             self.fault(format_args!(

@@ -9,6 +9,7 @@ mod layout;
 mod level;
 mod order;
 mod page;
+mod unlisted;
 mod walk;
 
 use std::ops::Range;
@@ -16,6 +17,7 @@ use std::ops::Range;
 use elfcorehdr::Machine;
 
 pub use level::{DumpLevel, NoLevel};
+pub use unlisted::unlisted_memory;
 
 use check::Checked;
 use layout::Layout;

@@ -17,9 +17,12 @@ use crate::vmcoreinfo::{InfoError, VmcoreInfo};
 /// How much of an array is looked at at once, in bytes.
 const CHUNK: usize = 2 << 20;
 
-/// Flags in the lowest bits of `section_mem_map` (include/linux/mmzone.h): the section is there; its array is; the flags themselves.
+/// Flags in the lowest bits of `section_mem_map` (include/linux/mmzone.h): the section is there; its array is; its memory is in use;
+/// it was there at boot (since 5.3); the flags themselves.
 const PRESENT: u64 = 1;
 const HAS_MEM_MAP: u64 = 2;
+const ONLINE: u64 = 4;
+const EARLY: u64 = 8;
 /// Six bits: SECTION_IS_VMEMMAP_PREINIT is the sixth on kernels that have it, and arrays are aligned to more.
 const FLAGS: u64 = 0x3f;
 
@@ -69,6 +72,32 @@ impl Sections {
         memory: &impl VirtualMemory,
         mut found: impl FnMut(u64, VirtAddr),
     ) -> Result<(), CoreError> {
+        self.each_map(memory, |section, map| {
+            if map & PRESENT != 0 && map & HAS_MEM_MAP != 0 {
+                found(section, VirtAddr(map & !FLAGS));
+            }
+        })
+    }
+
+    /// Calls `found` with the number of each section whose memory is in use, and was not there at boot.
+    pub(super) fn each_added(
+        &self,
+        memory: &impl VirtualMemory,
+        mut found: impl FnMut(u64),
+    ) -> Result<(), CoreError> {
+        self.each_map(memory, |section, map| {
+            if map & (PRESENT | ONLINE | EARLY) == PRESENT | ONLINE {
+                found(section);
+            }
+        })
+    }
+
+    /// Calls `found` with the number of each section that there could be, and with its `section_mem_map`.
+    fn each_map(
+        &self,
+        memory: &impl VirtualMemory,
+        mut found: impl FnMut(u64, u64),
+    ) -> Result<(), CoreError> {
         let mut roots = vec![0; 4096];
         let mut root = vec![0; to_usize(self.per_root * self.size)];
         let mut number = 0;
@@ -84,10 +113,7 @@ impl Sections {
                 memory.read_virt(VirtAddr(pointer), &mut root)?;
                 let first = (number + index as u64) * self.per_root;
                 for (section, entry) in (first..).zip(root.chunks_exact(to_usize(self.size))) {
-                    let map = u64_of(&entry[to_usize(self.mem_map)..]);
-                    if map & PRESENT != 0 && map & HAS_MEM_MAP != 0 {
-                        found(section, VirtAddr(map & !FLAGS));
-                    }
+                    found(section, u64_of(&entry[to_usize(self.mem_map)..]));
                 }
             }
             number += now;
