@@ -1,37 +1,24 @@
 //! `hotdump dump` on files: what comes out of one command goes into the next.
 
+mod core_file;
+
 use std::fs;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-const PAGE: usize = 4096;
+use core_file::PAGE;
+
 /// Pages of memory from 1 MiB on: ones that differ, and zeros in between.
 const PAGES: usize = 600;
 
 /// A core of one stretch of memory, with a note of vmcoreinfo.
 fn core() -> Vec<u8> {
-    let note = [&11u32.to_le_bytes()[..], &15u32.to_le_bytes(), &[0; 4], b"VMCOREINFO\0\0OSRELEASE=6.12\n\0"]
-        .concat();
-    let mut file = vec![0; PAGE];
-    file[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
-    for (at, value) in [(16, 4u16), (18, 62), (52, 64), (54, 56), (56, 2)] {
-        file[at..at + 2].copy_from_slice(&value.to_le_bytes());
-    }
-    file[32] = 64;
-    let headers: [[u64; 7]; 2] = [
-        [4, 512, 0, 0, note.len() as u64, note.len() as u64, 0],
-        [1, PAGE as u64, 0, 0x10_0000, (PAGES * PAGE) as u64, (PAGES * PAGE) as u64, 0],
-    ];
-    for (at, word) in headers.iter().flatten().enumerate() {
-        file[64 + at * 8..][..8].copy_from_slice(&word.to_le_bytes());
-    }
-    file[512..512 + note.len()].copy_from_slice(&note);
-    for page in 0..PAGES {
-        let fill = if page % 3 == 0 { 0 } else { page as u8 | 1 };
-        file.extend((0..PAGE).map(|at| if at % 7 == 0 { fill } else { fill / 2 }));
-    }
-    file
+    let page = |page: usize| {
+        let fill = if page.is_multiple_of(3) { 0 } else { page as u8 | 1 };
+        (0..PAGE).map(|at| if at % 7 == 0 { fill } else { fill / 2 }).collect()
+    };
+    core_file::core((0..PAGES).map(page))
 }
 
 fn hotdump(args: &[&str], dir: &Path, stdin: &[u8]) -> Output {
