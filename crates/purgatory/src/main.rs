@@ -8,19 +8,20 @@
 #![deny(unsafe_code)]
 
 mod arch;
+mod block;
 mod memory;
 
 use core::fmt::{Display, Write as _};
 use core::panic::PanicInfo;
 
-use purgatory::{PARAMS_SIZE, Params, first_mismatch};
+use purgatory::{Params, first_mismatch};
 
 use arch::{Entry, Serial, reset};
 
 /// Checks the image and returns how to enter the capture kernel, or resets the machine. `prepare` does what the
 /// architecture wants done before.
-fn run<E: Display>(block: &[u8; PARAMS_SIZE], prepare: impl FnOnce(&Params) -> Result<Entry, E>) -> Entry {
-    let params = match Params::parse(block) {
+fn run<E: Display>(prepare: impl FnOnce(&Params) -> Result<Entry, E>) -> Entry {
+    let params = match Params::parse(block::bytes()) {
         Ok(params) => params,
         // The port is inside the damaged block: the common console is a better guess than silence.
         Err(error) => refuse(Serial::COMMON, format_args!("{error}")),

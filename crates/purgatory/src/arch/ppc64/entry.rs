@@ -16,9 +16,10 @@
 
 use core::arch::global_asm;
 
-use purgatory::{BACKUP_SIZE, PARAMS_SIZE, Params, TREE_OFFSET, TreeError, set_boot_cpu};
+use purgatory::{BACKUP_SIZE, Params, TREE_OFFSET, TreeError, set_boot_cpu};
 
-use super::memory::copy_up;
+use super::copy_up;
+use crate::block;
 
 /// How to enter the capture kernel. The entry code takes the two numbers from registers, in this order.
 #[repr(C)]
@@ -30,17 +31,13 @@ pub(crate) struct Entry {
 }
 
 /// Called once by the entry code below. `cpu` is the hardware id of the CPU that runs.
-///
-/// # Safety
-/// `block` is the parameter block that lies in this program's own data.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn purgatory_run(block: *const [u8; PARAMS_SIZE], cpu: u64) -> Entry {
+extern "C" fn purgatory_run(cpu: u64) -> Entry {
     // Another tree is put in force by one store, so it is found by one load: what a CPU that could not be stopped stores
     // later does not count.
-    // SAFETY: the caller's promise; the block is aligned and the offset a multiple of 8.
-    let tree = unsafe { block.byte_add(TREE_OFFSET).cast::<u64>().read_volatile() };
-    // SAFETY: the caller's promise; the loader fills the block before the program can run.
-    crate::run(unsafe { &*block }, |params| prepare(params, u64::from_le(tree), cpu as u32))
+    // SAFETY: the word lies in the block, which is aligned to 64 bytes, at a multiple of 8.
+    let tree = unsafe { block::bytes().as_ptr().byte_add(TREE_OFFSET).cast::<u64>().read_volatile() };
+    crate::run(|params| prepare(params, u64::from_le(tree), cpu as u32))
 }
 
 /// Copies low memory aside and makes `cpu` the boot CPU of `tree`.
@@ -48,7 +45,7 @@ fn prepare(params: &Params, tree: u64, cpu: u32) -> Result<Entry, TreeError> {
     if params.backup != 0 {
         // SAFETY: in real mode all memory can be read, and the loader made the backup area a part of a loaded segment of
         // that size. `Params::parse` lets only areas through that do not wrap.
-        unsafe { copy_up(params.backup, 0, BACKUP_SIZE) };
+        unsafe { copy_up(params.backup as *mut u8, core::ptr::null(), BACKUP_SIZE as usize) };
     }
     let slot = params.slot(tree)?;
     // SAFETY: `Params::parse` lets only slots through that a slice may span; the loader makes each a part of a loaded
@@ -57,7 +54,7 @@ fn prepare(params: &Params, tree: u64, cpu: u32) -> Result<Entry, TreeError> {
     Ok(Entry { tree, address: params.entry })
 }
 
-// Labels local to this file start with .L; the two global ones are the entry and the parameter block that the loader fills.
+// Labels local to this file start with .L. Global are the entry and the call into Rust above; the stack is in block.rs.
 global_asm!(
     r#"
     .pushsection .text.purgatory_start, "ax", @progbits
@@ -80,14 +77,11 @@ purgatory_start:
     mtmsrd 5
     isync
 
-    addis 1, 2, .Lstack_top@toc@ha
-    addi 1, 1, .Lstack_top@toc@l
+    addis 1, 2, purgatory_stack_top@toc@ha
+    addi 1, 1, purgatory_stack_top@toc@l
     li 0, 0
     stdu 0, -32(1)
 
-    mr 4, 3
-    addis 3, 2, purgatory_params@toc@ha
-    addi 3, 3, purgatory_params@toc@l
     bl purgatory_run
     nop
 
@@ -104,21 +98,5 @@ purgatory_start:
     bctr
     .size purgatory_start, . - purgatory_start
     .popsection
-
-    .pushsection .data.purgatory, "aw", @progbits
-    .balign 64
-    .globl purgatory_params
-    .type purgatory_params, @object
-purgatory_params:
-    .zero {params_size}
-    .size purgatory_params, . - purgatory_params
-    .popsection
-
-    .pushsection .bss.purgatory, "aw", @nobits
-    .balign 4096
-    .zero 32768
-.Lstack_top:
-    .popsection
-"#,
-    params_size = const PARAMS_SIZE,
+"#
 );

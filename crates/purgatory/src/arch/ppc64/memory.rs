@@ -1,16 +1,15 @@
-//! The memory routines that compiled code calls, as far as this architecture has good instructions for them. On this target they
-//! come from the C library, which is not here.
-//! Words where it matters, bytes for the rest. In assembly, for a compiler makes calls of these routines from such loops.
-#![expect(unsafe_code, reason = "provides the C memory routines and copies memory from address 0")]
+//! Moving bytes: words where it matters, bytes for the rest. In assembly, for a compiler makes calls of the C memory routines
+//! from such loops.
+#![expect(unsafe_code, reason = "loops of loads and stores")]
 
 use core::arch::asm;
 
-/// Copies `count` bytes, lowest first.
+/// Copies `count` bytes, lowest first. `from` may be 0, which a slice may not.
 ///
 /// # Safety
-/// `count` bytes readable at physical address `from` and writable at `to`; the first bytes of `from` may not lie in the
-/// part of `to` that is written before they are read.
-pub(super) unsafe fn copy_up(to: u64, from: u64, count: u64) {
+/// `count` bytes readable at `from` and writable at `to`; no byte of `from` may be written before it is read, whole words of 8
+/// bytes taken first and written then.
+pub(crate) unsafe fn copy_up(to: *mut u8, from: *const u8, count: usize) {
     let (words, rest) = (count / 8, count % 8);
     // SAFETY: the caller's promise. Real mode takes unaligned words.
     unsafe {
@@ -39,31 +38,12 @@ pub(super) unsafe fn copy_up(to: u64, from: u64, count: u64) {
     }
 }
 
-/// C `memcpy`.
+/// Copies `count` bytes, of which there is one at least, highest first.
 ///
 /// # Safety
-/// As C: `count` bytes readable at `from` and writable at `to`, not overlapping.
-#[unsafe(no_mangle)]
-unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, count: usize) -> *mut u8 {
+/// `count` bytes readable at `from` and writable at `to`; no byte of `from` may be written before it is read.
+pub(crate) unsafe fn copy_down(to: *mut u8, from: *const u8, count: usize) {
     // SAFETY: the caller's promise.
-    unsafe { copy_up(to as u64, from as u64, count as u64) };
-    to
-}
-
-/// C `memmove`.
-///
-/// # Safety
-/// As C: `count` bytes readable at `from` and writable at `to`.
-#[unsafe(no_mangle)]
-unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, count: usize) -> *mut u8 {
-    if (to as usize).wrapping_sub(from as usize) >= count {
-        // Forward copying does not reach what is still to be read: a word is read before it is written, and where `to` is
-        // less than a word below `from`, what it overwrites has been read.
-        // SAFETY: the caller's promise.
-        unsafe { copy_up(to as u64, from as u64, count as u64) };
-        return to;
-    }
-    // SAFETY: the caller's promise; from the last byte down. `to` is above `from`, so `count` is not 0.
     unsafe {
         asm!(
             "mtctr {count}",
@@ -76,15 +56,13 @@ unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, count: usize) -> *mut
             out("ctr") _, options(nostack),
         );
     }
-    to
 }
 
-/// C `memset`.
+/// Makes `count` bytes `value`.
 ///
 /// # Safety
-/// As C: `count` bytes writable at `to`.
-#[unsafe(no_mangle)]
-unsafe extern "C" fn memset(to: *mut u8, value: i32, count: usize) -> *mut u8 {
+/// `count` bytes writable at `to`.
+pub(crate) unsafe fn fill(to: *mut u8, value: u8, count: usize) {
     if count != 0 {
         // SAFETY: the caller's promise.
         unsafe {
@@ -98,5 +76,4 @@ unsafe extern "C" fn memset(to: *mut u8, value: i32, count: usize) -> *mut u8 {
             );
         }
     }
-    to
 }

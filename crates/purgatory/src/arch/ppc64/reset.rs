@@ -2,19 +2,17 @@
 //!
 //! On bare metal (OPAL), where the loader found no RTAS, and where this program lies too high for it, the CPU waits: somebody
 //! has to reset the machine.
-#![expect(unsafe_code, reason = "calls the firmware; reads the parameter block")]
+#![expect(unsafe_code, reason = "calls the firmware")]
 
 use core::arch::{asm, global_asm};
 use core::fmt::Write as _;
 
-use purgatory::{PARAMS_SIZE, Params};
+use purgatory::Params;
 
 use super::{Serial, hcall};
+use crate::block;
 
 unsafe extern "C" {
-    /// The block that the loader fills; the entry code has room for it.
-    static purgatory_params: [u8; PARAMS_SIZE];
-
     /// Calls RTAS, and waits for ever if that comes back.
     fn purgatory_enter_rtas(arguments: *mut Arguments, base: u64, entry: u64) -> !;
 }
@@ -33,8 +31,7 @@ const RTAS_LIMIT: u64 = 1 << 32;
 
 /// Resets the machine, or waits for somebody who does.
 pub(crate) fn reset() -> ! {
-    // SAFETY: the block lies in this program's own data, and nobody writes to it.
-    let rtas = Params::parse(unsafe { &purgatory_params }).map(|params| params.rtas).unwrap_or_default();
+    let rtas = Params::parse(block::bytes()).map(|params| params.rtas).unwrap_or_default();
     let mut arguments =
         Arguments { token: rtas.system_reboot.to_be(), inputs: 0, outputs: 1u32.to_be(), status: 0 };
     let arguments = &raw mut arguments;

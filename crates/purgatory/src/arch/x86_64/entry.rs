@@ -6,12 +6,10 @@
 //!
 //! The capture kernel wants (Documentation/arch/x86/boot.rst, 64-bit boot protocol): flat segments under the selectors
 //! 0x10 (code) and 0x18 (data), interrupts off, rsi = boot_params.
-#![expect(unsafe_code, reason = "entry code and the call from it")]
+#![expect(unsafe_code, reason = "entry code and the calls from it")]
 
 use core::arch::global_asm;
 use core::convert::Infallible;
-
-use purgatory::PARAMS_SIZE;
 
 /// How to enter the capture kernel. The entry code takes the two numbers from registers, in this order.
 #[repr(C)]
@@ -23,15 +21,9 @@ pub(crate) struct Entry {
 }
 
 /// Called once by the entry code below.
-///
-/// # Safety
-/// `block` is the parameter block that lies in this program's own data.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn purgatory_run(block: *const [u8; PARAMS_SIZE]) -> Entry {
-    // SAFETY: the caller's promise; the loader fills the block before the program can run and nobody writes to it after.
-    crate::run(unsafe { &*block }, |params| {
-        Ok::<_, Infallible>(Entry { address: params.entry, boot_params: params.boot_params })
-    })
+extern "C" fn purgatory_run() -> Entry {
+    crate::run(|params| Ok::<_, Infallible>(Entry { address: params.entry, boot_params: params.boot_params }))
 }
 
 /// Called by the entry code's exception stubs: `vector` as the CPU numbers them, `at` the instruction pointer or the error
@@ -44,8 +36,7 @@ extern "C" fn purgatory_exception(vector: u64, at: u64, address: u64) -> ! {
     )
 }
 
-// Labels local to this file start with .L; the three global ones are the entry, the parameter block that the loader
-// fills, and the calls into Rust above.
+// Labels local to this file start with .L. Global are the entry and the calls into Rust above; the stack is in block.rs.
 global_asm!(
     r#"
     .pushsection .text.purgatory_start, "ax", @progbits
@@ -54,7 +45,7 @@ global_asm!(
 purgatory_start:
     cli
     cld
-    lea rsp, [rip + .Lstack_top]
+    lea rsp, [rip + purgatory_stack_top]
 
     // Flat segments. Where the tables are is not known before load time.
     lea rax, [rip + .Lgdt]
@@ -114,7 +105,6 @@ purgatory_start:
     ldmxcsr [rsp]
     pop rax
 
-    lea rdi, [rip + purgatory_params]
     call purgatory_run
 
     // rax: where to enter, rdx: boot_params. The interrupt table stays until the capture kernel loads its own.
@@ -161,13 +151,6 @@ purgatory_start:
     .popsection
 
     .pushsection .data.purgatory, "aw", @progbits
-    .balign 64
-    .globl purgatory_params
-    .type purgatory_params, @object
-purgatory_params:
-    .zero {params_size}
-    .size purgatory_params, . - purgatory_params
-
     .balign 16
 .Lgdt:
     .quad 0
@@ -187,10 +170,6 @@ purgatory_params:
     .balign 16
 .Lidt:
     .zero 32 * 16
-    .balign 4096
-    .zero 32768
-.Lstack_top:
     .popsection
-"#,
-    params_size = const PARAMS_SIZE,
+"#
 );

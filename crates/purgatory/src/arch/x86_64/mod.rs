@@ -7,5 +7,6 @@ mod reset;
 mod serial;
 
 pub(crate) use entry::Entry;
+pub(crate) use memory::{copy_down, copy_up, fill};
 pub(crate) use reset::reset;
 pub(crate) use serial::Serial;
