@@ -7,16 +7,15 @@
 
 mod boot_data;
 mod control_pages;
-mod tree;
-mod vmlinux;
+mod image;
 
 use crate::syscall::KEXEC_CRASH_HOTPLUG_SUPPORT;
 
 pub(crate) use boot_data::BootData;
 pub(crate) use control_pages::control_pages;
-pub(crate) use vmlinux::Vmlinux as Image;
+pub(crate) use image::Vmlinux as Image;
 #[cfg(test)]
-pub(crate) use vmlinux::sample as sample_kernel;
+pub(crate) use image::sample as sample_kernel;
 
 /// What segments are aligned to and rounded up to. Kernels have pages of 4 KiB or of 64 KiB, and the capture kernel need not
 /// have those of the running one.

@@ -5,18 +5,16 @@
 )]
 
 mod boot_data;
-mod bzimage;
 mod control_pages;
-mod e820;
-mod efi;
+mod image;
 
 use crate::syscall::KEXEC_CRASH_HOTPLUG_SUPPORT;
 
 pub(crate) use boot_data::BootData;
-pub(crate) use bzimage::BzImage as Image;
-#[cfg(test)]
-pub(crate) use bzimage::sample as sample_kernel;
 pub(crate) use control_pages::control_pages;
+pub(crate) use image::BzImage as Image;
+#[cfg(test)]
+pub(crate) use image::sample as sample_kernel;
 
 /// Size of a page, in bytes.
 const PAGE: u64 = 4096;

@@ -1,7 +1,7 @@
 //! ppc64: real mode in, real mode with a device tree out. Little-endian, ELFv2.
 
 mod entry;
-mod hcall;
+mod io;
 mod memory;
 mod reset;
 mod serial;

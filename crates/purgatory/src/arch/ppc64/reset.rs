@@ -9,7 +9,7 @@ use core::fmt::Write as _;
 
 use purgatory::Params;
 
-use super::{Serial, hcall};
+use super::{Serial, io};
 use crate::block;
 
 unsafe extern "C" {
@@ -35,7 +35,7 @@ pub(crate) fn reset() -> ! {
     let mut arguments =
         Arguments { token: rtas.system_reboot.to_be(), inputs: 0, outputs: 1u32.to_be(), status: 0 };
     let arguments = &raw mut arguments;
-    if rtas.entry != 0 && hcall::in_a_partition() && (arguments as u64) < RTAS_LIMIT {
+    if rtas.entry != 0 && io::in_a_partition() && (arguments as u64) < RTAS_LIMIT {
         // SAFETY: the loader took the addresses from the running machine's device tree; nothing of this program is needed
         // any more. The stack is the program's end, so all of it lies below the limit.
         unsafe { purgatory_enter_rtas(arguments, rtas.base, rtas.entry) }

@@ -4,7 +4,7 @@ use core::fmt;
 
 use purgatory::Params;
 
-use super::hcall;
+use super::io;
 
 /// The hypervisor's name for the partition's first terminal, whatever its unit address.
 const FIRST: u64 = 0;
@@ -37,8 +37,8 @@ impl fmt::Write for Serial {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for chunk in text.as_bytes().chunks(CHUNK) {
             let taken = !self.silent
-                && hcall::in_a_partition()
-                && (0..PATIENCE).any(|_| hcall::put_term_char(FIRST, chunk) == hcall::H_SUCCESS);
+                && io::in_a_partition()
+                && (0..PATIENCE).any(|_| io::put_term_char(FIRST, chunk) == io::H_SUCCESS);
             if !taken {
                 self.silent = true;
                 return Err(fmt::Error);

@@ -1,8 +1,8 @@
 //! x86_64: 64-bit mode with paging on in, the 64-bit boot protocol out.
 
 mod entry;
+mod io;
 mod memory;
-mod ports;
 mod reset;
 mod serial;
 

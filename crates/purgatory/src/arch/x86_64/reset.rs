@@ -3,7 +3,7 @@
 
 use core::arch::asm;
 
-use super::ports;
+use super::io;
 
 /// The chipset's reset control register: bit 1 asks for a hard reset, bit 2 makes it happen.
 const RESET_CONTROL: u16 = 0xcf9;
@@ -13,12 +13,12 @@ const PULSE_RESET: u8 = 0xfe;
 
 /// Resets the machine.
 pub(crate) fn reset() -> ! {
-    let kept = ports::read(RESET_CONTROL) & !0x06;
-    ports::write(RESET_CONTROL, kept | 0x02);
+    let kept = io::read(RESET_CONTROL) & !0x06;
+    io::write(RESET_CONTROL, kept | 0x02);
     pause();
-    ports::write(RESET_CONTROL, kept | 0x06);
+    io::write(RESET_CONTROL, kept | 0x06);
     pause();
-    ports::write(KEYBOARD, PULSE_RESET);
+    io::write(KEYBOARD, PULSE_RESET);
     pause();
     let no_idt = [0u8; 10];
     // SAFETY: with an empty interrupt table the breakpoint cannot be delivered and the CPU shuts down, which resets the
@@ -29,6 +29,6 @@ pub(crate) fn reset() -> ! {
 /// About 50 ms: reads of an unused port take about 1 us each.
 fn pause() {
     for _ in 0..50_000 {
-        ports::read(0x80);
+        io::read(0x80);
     }
 }

@@ -4,7 +4,7 @@ use core::fmt;
 
 use purgatory::Params;
 
-use super::ports;
+use super::io;
 
 /// Line status register, and its bits (PC16550D data sheet, 8.6.5).
 const LINE_STATUS: u16 = 5;
@@ -38,7 +38,7 @@ impl Serial {
         // All ones is a bus without a device.
         let ready = self.base != 0
             && (0..PATIENCE)
-                .any(|_| matches!(ports::read(self.base + LINE_STATUS), s if s != 0xff && s & bit != 0));
+                .any(|_| matches!(io::read(self.base + LINE_STATUS), s if s != 0xff && s & bit != 0));
         if !ready {
             self.base = 0;
         }
@@ -52,7 +52,7 @@ impl fmt::Write for Serial {
             if !self.wait(HOLDING_EMPTY) {
                 return Err(fmt::Error);
             }
-            ports::write(self.base, byte);
+            io::write(self.base, byte);
         }
         Ok(())
     }

@@ -1,11 +1,13 @@
 //! What the capture kernel is told: a device tree.
 
+mod tree;
+
 use elfcorehdr::{PhysAddr, PhysRange, RangeVec};
 use host::DeviceNode;
 
+use self::tree::Capture;
 use super::SEGMENT_ALIGN;
-use super::tree::{self, Capture};
-use super::vmlinux::Vmlinux;
+use super::image::Vmlinux;
 use crate::error::{PlanError, TreeFault};
 use crate::plan::{Told, Warning};
 
@@ -81,7 +83,7 @@ impl BootData {
 
 #[cfg(test)]
 mod tests {
-    use super::super::vmlinux::sample;
+    use super::super::image::sample;
     use super::*;
     use crate::plan::Random;
     use devtree::{Tree, is_cpu, replace_cpus};

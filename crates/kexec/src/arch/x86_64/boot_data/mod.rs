@@ -3,12 +3,15 @@
 //! boot_params starts as zeros with the setup header out of the kernel file, as the boot protocol asks. What the running
 //! kernel was told by its firmware comes along: screen, ACPI's root pointer, disks as the BIOS saw them, EFI.
 
+mod e820;
+mod efi;
+
 use elfcorehdr::{PhysAddr, RangeVec};
 use host::{FirmwareRange, Host};
 
-use super::bzimage::{BzImage, field};
-use super::efi::{self, info};
-use super::{PAGE, e820};
+use self::efi::info;
+use super::PAGE;
+use super::image::{BzImage, field};
 use crate::error::PlanError;
 use crate::plan::{Told, Warning};
 
@@ -229,7 +232,7 @@ const _: () = assert!(ZERO_PAGE as u64 == PAGE);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arch::x86_64::bzimage::sample;
+    use crate::arch::x86_64::image::sample;
     use crate::plan::Random;
     use elfcorehdr::PhysRange;
     use host::FirmwareKind;

@@ -1,4 +1,4 @@
-//! Calls to the hypervisor (LoPAR, "Hypervisor Call Functions").
+//! What console and reset are reached by: calls to the hypervisor (LoPAR, "Hypervisor Call Functions").
 #![expect(unsafe_code, reason = "the hypervisor call instruction")]
 
 use core::arch::asm;

@@ -1,4 +1,4 @@
-//! I/O ports.
+//! What console and reset are reached by: I/O ports.
 #![expect(unsafe_code, reason = "port instructions")]
 
 use core::arch::asm;

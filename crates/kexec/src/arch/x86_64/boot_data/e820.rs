@@ -3,7 +3,7 @@
 use elfcorehdr::{PhysAddr, PhysRange, RangeVec};
 use host::{FirmwareKind, FirmwareRange};
 
-use super::MIB;
+use super::super::MIB;
 
 /// Bytes of an entry: address (8), size (8), type (4).
 pub(super) const ENTRY_SIZE: usize = 20;
