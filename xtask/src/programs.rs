@@ -90,7 +90,11 @@ impl Toolchain {
     }
 
     fn set_up(&self, command: &mut Command, arch: Arch) {
-        command.env(variable(arch, "LINKER"), arch.linker());
+        // This machine's own is left to cargo. Build scripts and macros are for this machine whatever is built, and lie in one place:
+        // linked by another program's name they, and all that needs them, would be built anew for each architecture in turn.
+        if arch != Arch::native() {
+            command.env(variable(arch, "LINKER"), arch.linker());
+        }
         if let Toolchain::FromSource(rustc) = self {
             // A stable compiler builds the library this way, too. By the variable and not by -Zbuild-std: a cargo started
             // by a build script (purgatory's) has to know.

@@ -80,9 +80,9 @@ impl Arch {
         self.facts().rust_target
     }
 
-    /// The compiler of C that also links programs for it, Debian's cross compiler where it is not this machine's.
-    pub fn linker(self) -> &'static str {
-        if self == Arch::native() { "cc" } else { self.facts().linker }
+    /// The compiler of C that links programs for it where it is not this machine's.
+    pub const fn linker(self) -> &'static str {
+        self.facts().linker
     }
 
     /// Debian's packages that it takes to build for it on another machine.
