@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 pub use lab_agent::State;
-use lab_agent::{Answer, Manifest, Ran, Request, Run};
+use lab_agent::{Answer, Manifest, Ran, Request, Run, Samples};
 
 use crate::arch::Arch;
 use crate::cache::Kernel;
@@ -209,6 +209,19 @@ impl Guest {
         Ok(String::from_utf8_lossy(&self.read(path)?).trim().to_owned())
     }
 
+    /// Has a file looked at each millisecond from now on, until [`Guest::sampled`]; nothing is run for that.
+    pub fn sample(&mut self, path: &str) -> Result<()> {
+        self.done(&Request::Sample { path: path.into() })
+    }
+
+    /// What was in the file.
+    pub fn sampled(&mut self) -> Result<Samples> {
+        match self.ask(&Request::Sampled, patience(60))? {
+            Answer::Sampled(samples) => Ok(samples),
+            other => bail!("asked for its samples the agent answers {other:?}"),
+        }
+    }
+
     /// CPUs and memory as they are now.
     pub fn state(&mut self) -> Result<State> {
         match self.ask(&Request::State, patience(60))? {
@@ -255,9 +268,9 @@ impl Guest {
         self.shell(&block_line(block, online))?.ok().map(drop)
     }
 
-    /// What is in the memory that is reserved for the crash kernel, seen from outside. Only where the plan said
-    /// `memory_in_file`.
-    pub fn reserved_memory(&mut self) -> Result<Vec<u8>> {
+    /// Where the memory starts that is reserved for the crash kernel, and what is in it, seen from outside. Only where the plan
+    /// said `memory_in_file`.
+    pub fn reserved_memory(&mut self) -> Result<(u64, Vec<u8>)> {
         let iomem = self.shell("grep 'Crash kernel' /proc/iomem")?;
         let hex = |digits: &str| u64::from_str_radix(digits.trim(), 16).ok();
         let line = iomem.ok()?.split(" : ").next().and_then(|range| range.split_once('-'));
@@ -269,7 +282,7 @@ impl Guest {
             file.with_context(|| format!("opening {}: was the memory kept in a file?", path.display()))?;
         let mut bytes = vec![0; usize::try_from(last - start + 1)?];
         file.read_exact_at(&mut bytes, start)?;
-        Ok(bytes)
+        Ok((start, bytes))
     }
 
     /// Plugs in a CPU, brings it online and gives its number.
@@ -398,7 +411,10 @@ impl Guest {
 
     fn wait_for_end(&mut self, limit: Duration) -> Result<Duration> {
         let start = Instant::now();
-        while self.qemu.try_wait()?.is_none() {
+        let status = loop {
+            if let Some(status) = self.qemu.try_wait()? {
+                break status;
+            }
             if start.elapsed() > limit {
                 let registers = self.qmp.registers()?;
                 fs::write(self.paths.registers(), registers)?;
@@ -410,7 +426,12 @@ impl Guest {
                 );
             }
             sleep(Duration::from_millis(50));
-        }
+        };
+        // A machine that is killed from outside looks like one that has ended by itself.
+        let words = self.qmp.last_words();
+        ensure!(status.success(), "QEMU ended with {status}, {words}");
+        ensure!(!words.contains("WATCHDOG"), "a watchdog ended the machine: {words}");
+        self.say(format!("the machine's end: {words}"));
         Ok(start.elapsed())
     }
 

@@ -18,6 +18,9 @@ use crate::userland;
 /// Where the capture initramfs made of busybox is in a guest.
 pub const BUSYBOX_CAPTURE: &str = "/boot/capture-busybox.cpio";
 
+/// The version of packages that are to be upgraded from.
+pub const EARLIER: &str = "0.0.1";
+
 /// What all scenarios share.
 #[derive(Clone, Debug)]
 pub struct Lab {
@@ -61,7 +64,7 @@ impl Lab {
             cmdline: Vec::new(),
             busybox_capture: false,
             extra: Vec::new(),
-            debs: Vec::new(),
+            given: Vec::new(),
             modules: Vec::new(),
         };
         Ok(plan)
@@ -95,8 +98,16 @@ impl Lab {
 
     /// Our Debian package of this name.
     pub fn deb(&self, name: &str) -> Result<PathBuf> {
+        self.deb_of_version(name, env!("CARGO_PKG_VERSION"))
+    }
+
+    /// The same, built as one of [before](EARLIER).
+    pub fn earlier_deb(&self, name: &str) -> Result<PathBuf> {
+        self.deb_of_version(name, EARLIER)
+    }
+
+    fn deb_of_version(&self, name: &str, version: &str) -> Result<PathBuf> {
         let dist = self.sources.dist.join(Arch::native().name());
-        let version = env!("CARGO_PKG_VERSION");
         let deb = dist.join(format!("{name}_{version}_{}.deb", Arch::native().debian()));
         ensure!(deb.exists(), "there is no {}: `cargo xtask lab` and `test` make it", deb.display());
         Ok(deb)
@@ -120,7 +131,7 @@ pub struct Plan<'a> {
     cmdline: Vec<String>,
     busybox_capture: bool,
     extra: Vec<Extra>,
-    debs: Vec<PathBuf>,
+    given: Vec<PathBuf>,
     modules: Vec<&'static str>,
 }
 
@@ -230,16 +241,16 @@ impl Plan<'_> {
         Ok(self)
     }
 
-    /// Has a whole Debian on the dump disk, which boots; `debs` are packages of ours that lie in it, see
+    /// Has a whole Debian on the dump disk, which boots; `given` are packages and other files that lie in it, see
     /// [`DEBS`](crate::userland::DEBS).
     ///
     /// # Errors
     /// If the lab has no such Debian and cannot make one.
-    pub fn debian(mut self, debs: &[PathBuf]) -> Result<Self> {
+    pub fn debian(mut self, given: &[PathBuf]) -> Result<Self> {
         let tell = Teller::new(&self.name);
         self.kernel = self.lab.sources.cache.userland(self.kernel.line, &|line| tell.say(line))?;
         self.hardware.disk_root = Some(self.lab.paths(&self.name).disk_root());
-        self.debs = debs.to_vec();
+        self.given = given.to_vec();
         Ok(self.cmdline(&format!("root=LABEL={DUMP_LABEL} rw")))
     }
 
@@ -257,7 +268,7 @@ impl Plan<'_> {
         self.lab.sources.first_initramfs(&self.kernel, &self.modules, &self.extra, &paths.initramfs())?;
         if let Some(root) = &self.hardware.disk_root {
             let agent = self.lab.sources.dist.join(self.kernel.line.arch().name()).join("lab-agent");
-            userland::stage(&self.kernel, &agent, &self.debs, root)?;
+            userland::stage(&self.kernel, &agent, &self.given, root)?;
         }
         let mut words = vec![
             format!("console={}", self.kernel.line.arch().console()),

@@ -108,6 +108,18 @@ impl Qmp {
         self.wait_for_status("query-status", "running", patience)
     }
 
+    /// Why the machine ended, by the events that QEMU sent last: read until it closes the channel.
+    pub fn last_words(&mut self) -> String {
+        let mut words = Vec::new();
+        while let Ok(line) = self.line() {
+            // A watchdog, or a shutdown and who wanted it.
+            if let Some(event @ ("SHUTDOWN" | "WATCHDOG" | "GUEST_PANICKED")) = line["event"].as_str() {
+                words.push(format!("{event} {}", line["data"]));
+            }
+        }
+        words.join(", ")
+    }
+
     fn wait_for_status(&mut self, command: &str, wanted: &str, patience: Duration) -> Result<()> {
         let start = Instant::now();
         loop {

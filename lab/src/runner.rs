@@ -133,7 +133,7 @@ mod tests {
     use std::sync::Barrier;
 
     fn scenario(name: &'static str) -> Scenario {
-        Scenario { name, about: "", arch: Arch::X86_64, run: |_, _| Ok(()) }
+        Scenario { name, about: "", arch: Arch::X86_64, packages: false, run: |_, _| Ok(()) }
     }
 
     #[test]

@@ -25,7 +25,7 @@ const PACKAGES: [&str; 12] = [
     "linux-headers-amd64",
 ];
 
-/// Where the packages that a guest is to install lie in it.
+/// Where the packages that a guest is to install lie in it, and what else is given to it.
 pub const DEBS: &str = "/root/debs";
 
 /// The lab's agent as a service of the guest. What fills memory must not be what the kernel kills when memory is short.
@@ -69,9 +69,8 @@ impl Cache {
     }
 }
 
-/// Makes `target` the root of a guest's disk: that of the kernel, the agent as a service, and the packages `debs` to be
-/// installed. Files that do not change are shared with the cache, by links.
-pub(crate) fn stage(kernel: &Kernel, agent: &Path, debs: &[PathBuf], target: &Path) -> Result<()> {
+/// Makes `target` the root of a guest's disk: that of the kernel, the agent as a service, and `given` in [`DEBS`]. Files that do not change are shared with the cache, by links.
+pub(crate) fn stage(kernel: &Kernel, agent: &Path, given: &[PathBuf], target: &Path) -> Result<()> {
     if target.exists() {
         fs::remove_dir_all(target)?;
     }
@@ -94,10 +93,9 @@ pub(crate) fn stage(kernel: &Kernel, agent: &Path, debs: &[PathBuf], target: &Pa
     fs::copy(agent, target.join("usr/local/sbin/lab-agent"))?;
     let place = target.join(&DEBS[1..]);
     fs::create_dir_all(&place)?;
-    for deb in debs {
-        let name = deb.file_name().context("a package has a name")?;
-        fs::copy(deb, place.join(name))
-            .with_context(|| format!("copying {}: `cargo xtask deb` makes it", deb.display()))?;
+    for one in given {
+        let name = one.file_name().context("a file has a name")?;
+        fs::copy(one, place.join(name)).with_context(|| format!("copying {}", one.display()))?;
     }
     Ok(())
 }

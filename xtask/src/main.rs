@@ -144,17 +144,17 @@ fn run_lab(words: &[&str]) -> Result<()> {
         }
         ["all"] => {
             let all = scenarios::all();
-            lab::runner::run(&ready(&archs(&all))?, &all)
+            lab::runner::run(&ready_to_run(&all, None)?, &all)
         }
         ["--kernel", line, names @ ..] if !names.is_empty() => {
             let wanted = find(names)?;
             let line = KernelLine::of_name(line)?;
-            let lab = ready_for(&[line.arch()], Some(line))?;
+            let lab = ready_to_run(&wanted, Some(line))?;
             lab::runner::run(&Lab { instead: Some(line), ..lab }, &wanted)
         }
         names => {
             let wanted = find(names)?;
-            lab::runner::run(&ready(&archs(&wanted))?, &wanted)
+            lab::runner::run(&ready_to_run(&wanted, None)?, &wanted)
         }
     }
 }
@@ -169,10 +169,21 @@ fn judge(line: &str, look: impl FnOnce(&Judge<'_>) -> Result<()>) -> Result<()> 
     look(&judge)
 }
 
-/// What architectures these scenarios' guests are of.
-fn archs(scenarios: &[Scenario]) -> Vec<Arch> {
-    let used = |arch: &Arch| scenarios.iter().any(|scenario| scenario.arch == *arch);
-    Arch::ALL.into_iter().filter(used).collect()
+/// Sees that everything is there that the guests of these scenarios need, with the kernel of `instead` in all of them or with
+/// their own.
+fn ready_to_run(scenarios: &[Scenario], instead: Option<KernelLine>) -> Result<Lab> {
+    let used = |arch: &Arch| match instead {
+        Some(line) => line.arch() == *arch,
+        None => scenarios.iter().any(|scenario| scenario.arch == *arch),
+    };
+    let archs: Vec<Arch> = Arch::ALL.into_iter().filter(used).collect();
+    let lab = ready_for(&archs, instead)?;
+    if scenarios.iter().any(|scenario| scenario.packages) {
+        for version in [None, Some(lab::lab::EARLIER)] {
+            deb::build(version)?;
+        }
+    }
+    Ok(lab)
 }
 
 /// The scenarios of these names.
@@ -201,9 +212,6 @@ fn ready_for(archs: &[Arch], line: Option<KernelLine>) -> Result<Lab> {
         let extra = line.filter(|line| line.arch() == arch && !KernelLine::usual(arch).contains(line));
         let lines: Vec<KernelLine> = KernelLine::usual(arch).iter().copied().chain(extra).collect();
         module::build_for_lab(&Cache::open()?, &lines)?;
-        if arch == Arch::native() {
-            deb::build(None)?;
-        }
     }
     Lab::of_tree(&root())
 }

@@ -7,7 +7,7 @@ use lab::arch::Arch;
 use lab::{runner, scenarios};
 
 use crate::programs::{self, cargo, cargo_program};
-use crate::{archs, module, ready, setup};
+use crate::{module, ready_to_run, setup};
 
 /// What cargo is asked to do. The flags of rustdoc come from the environment.
 const CHECKS: [&[&str]; 4] = [
@@ -29,7 +29,7 @@ pub(crate) fn run() -> Result<()> {
         programs::test(arch)?;
     }
     let all = scenarios::all();
-    let lab = ready(&archs(&all))?;
+    let lab = ready_to_run(&all, None)?;
     module::build_variants(&lab.sources.cache)?;
     runner::run(&lab, &all)
 }

@@ -86,6 +86,13 @@ pub enum Request {
         /// A good request, a whole `abi::Arm`.
         valid: Vec<u8>,
     },
+    /// Look at a file each millisecond from now on, whatever else is asked; answered by [`Answer::Done`].
+    Sample {
+        /// Which.
+        path: String,
+    },
+    /// Look no more; answered by [`Answer::Sampled`].
+    Sampled,
     /// Panic on this CPU; answered by [`Answer::Done`] just before.
     Crash {
         /// The CPU's number in the guest.
@@ -170,6 +177,8 @@ pub enum Answer {
         /// Runs of neighbouring frames in the manifest.
         runs: u64,
     },
+    /// What was in the file.
+    Sampled(Samples),
     /// How an ioctl ended.
     Called(Called),
     /// How many calls ended, and how.
@@ -191,6 +200,36 @@ pub struct Ran {
     pub stderr: String,
     /// From before it started to its end, in nanoseconds of the guest's monotonic clock.
     pub nanoseconds: u64,
+}
+
+/// What a file held while it was looked at.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Samples {
+    /// How often it was read.
+    pub count: u64,
+    /// What it held, each time that it was another text: since how many nanoseconds after the first look, and the text.
+    pub texts: Vec<(u64, String)>,
+    /// From the first look to the last, in nanoseconds.
+    pub nanoseconds: u64,
+}
+
+impl Samples {
+    /// Takes what was read at a time.
+    pub fn take(&mut self, nanoseconds: u64, text: &str) {
+        self.count += 1;
+        self.nanoseconds = nanoseconds;
+        if self.texts.last().is_none_or(|(_, last)| last != text) {
+            self.texts.push((nanoseconds, text.to_owned()));
+        }
+    }
+
+    /// How long the file held another text than `wanted`, each time, in nanoseconds: from the look that found the other one
+    /// to the look that found it gone.
+    pub fn without(&self, wanted: &str) -> Vec<u64> {
+        let ends = self.texts.iter().skip(1).map(|(since, _)| *since).chain([self.nanoseconds]);
+        let stretches = self.texts.iter().zip(ends);
+        stretches.filter(|((_, text), _)| text != wanted).map(|((since, _), end)| end - since).collect()
+    }
 }
 
 /// CPUs and memory as sysfs shows them.

@@ -22,6 +22,7 @@ mod device;
 mod huge;
 mod memory;
 mod misuse;
+mod sampler;
 
 /// Where the disk is mounted that becomes the root.
 const ROOT: &str = "/new-root";
@@ -50,7 +51,7 @@ fn serve() -> Result<()> {
     // Firmware may have left an unfinished line at the port.
     port.write_all(b"\n").context("greeting")?;
     reply(&mut port, &Answer::Ready { release: read_text("/proc/sys/kernel/osrelease")? })?;
-    let mut filled = None;
+    let mut work = Work::default();
     loop {
         let mut line = String::new();
         lines.read_line(&mut line).context("reading a request")?;
@@ -59,14 +60,21 @@ fn serve() -> Result<()> {
                 reply(&mut port, &Answer::Done)?;
                 crash(cpu)
             }
-            Ok(request) => answer(request, &mut filled),
+            Ok(request) => answer(request, &mut work),
             Err(error) => Err(error).with_context(|| format!("request {line:?}")),
         };
         reply(&mut port, &answer.unwrap_or_else(|error| Answer::Failed(format!("{error:#}"))))?;
     }
 }
 
-fn answer(request: Request, filled: &mut Option<memory::Filled>) -> Result<Answer> {
+/// What goes on between two requests.
+#[derive(Default)]
+struct Work {
+    filled: Option<memory::Filled>,
+    sampler: Option<sampler::Sampler>,
+}
+
+fn answer(request: Request, work: &mut Work) -> Result<Answer> {
     Ok(match request {
         Request::Run(wanted) => Answer::Ran(run(&wanted)?),
         Request::Write { path, mode, bytes } => {
@@ -81,15 +89,15 @@ fn answer(request: Request, filled: &mut Option<memory::Filled>) -> Result<Answe
             Answer::Done
         }
         Request::Fill { seed, most, leave } => {
-            let memory = filled.insert(memory::Filled::fill(seed, most, leave)?);
+            let memory = work.filled.insert(memory::Filled::fill(seed, most, leave)?);
             Answer::Filled { pages: memory.pages() }
         }
         Request::FillHuge { seed, size, most } => {
-            let memory = filled.insert(memory::Filled::fill_huge(seed, size, most)?);
+            let memory = work.filled.insert(memory::Filled::fill_huge(seed, size, most)?);
             Answer::Filled { pages: memory.pages() }
         }
         Request::Seal { disk } => {
-            let memory = filled.as_mut().context("nothing is filled yet")?;
+            let memory = work.filled.as_mut().context("nothing is filled yet")?;
             let (moved, runs) = memory.seal(&disk_with_serial(&disk)?)?;
             Answer::Sealed { moved, runs }
         }
@@ -97,6 +105,14 @@ fn answer(request: Request, filled: &mut Option<memory::Filled>) -> Result<Answe
         Request::Fuzz { seed, count, valid } => Answer::Tallies(misuse::fuzz(seed, count, &valid)?),
         Request::Contend { milliseconds, valid } => {
             Answer::Tallies(misuse::contend(Duration::from_millis(milliseconds), &valid)?)
+        }
+        Request::Sample { path } => {
+            work.sampler = Some(sampler::Sampler::start(Path::new(&path))?);
+            Answer::Done
+        }
+        Request::Sampled => {
+            let sampler = work.sampler.take().context("no file is looked at")?;
+            Answer::Sampled(sampler.stop()?)
         }
         Request::Crash { cpu } => crash(cpu)?,
     })

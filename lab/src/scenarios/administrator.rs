@@ -12,6 +12,7 @@ use crate::machine::{GIB, MIB};
 use crate::product::{By, CAPTURE};
 
 scenarios! {
+    with packages;
     ;
     long:
     estimate: "as little is reserved as `hotdump estimate` asks for, by sizes and then by the report of a capture: dumps are whole",
@@ -90,7 +91,7 @@ fn distribution_initramfs(lab: &Lab, name: &str) -> Result<()> {
     let plan = lab.guest(name, V6_1)?.memory(2 * GIB).crashkernel("512M");
     let mut guest = plan.debian(&debs)?.boot()?;
     up(&mut guest)?;
-    install(&mut guest)?;
+    install(&mut guest, &debs)?;
     guest.shell("printf 'builder = \"initramfs-tools\"\\nformat = \"elf\"\\ndump-level = 0\\n' > /etc/hotdump/hotdump.toml")?.ok()?;
     let made = finished(&mut guest, "hotdump initramfs --output /var/lib/hotdump/initrd-$(uname -r).img")?;
     guest.say(&made);
@@ -110,7 +111,7 @@ fn rehearsal(lab: &Lab, name: &str) -> Result<()> {
     let debs = [lab.deb("hotdump")?];
     let mut guest = lab.guest(name, V6_1)?.memory(GIB).debian(&debs)?.boot()?;
     up(&mut guest)?;
-    install(&mut guest)?;
+    install(&mut guest, &debs)?;
     guest.run(["hotdump", "unload"])?.ok()?;
     guest.run(["hotdump", "test", "--really-crash"])?.says("not crashed")?.exits(1)?;
     let mut guest = guest.reboot()?;

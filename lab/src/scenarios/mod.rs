@@ -30,6 +30,8 @@ pub struct Scenario {
     pub about: &'static str,
     /// The architecture of its guests.
     pub arch: Arch,
+    /// Whether its guests install our Debian packages.
+    pub packages: bool,
     /// Lets it happen; takes the lab and the scenario's name.
     pub run: fn(&Lab, &str) -> Result<()>,
 }
@@ -80,22 +82,24 @@ pub fn find(name: &str) -> Option<Scenario> {
 }
 
 /// Makes the table `ALL` of a module: each function that is a story, and what it shows. Those behind `; long:` take too long
-/// for every day: they are in the table `LONG`. Guests are PCs if `on ARCH;` in front does not say what they are.
+/// for every day: they are in the table `LONG`. Guests are PCs if `on ARCH;` in front does not say what they are; `with packages;` says
+/// that they install our packages.
 macro_rules! scenarios {
-    ($($name:ident: $about:literal,)* $(; long: $($long:ident: $long_about:literal,)*)?) => {
-        scenarios! { on X86_64; $($name: $about,)* $(; long: $($long: $long_about,)*)? }
+    (on $arch:ident; $($rest:tt)*) => { scenarios! { @ $arch, false; $($rest)* } };
+    (with packages; $($rest:tt)*) => { scenarios! { @ X86_64, true; $($rest)* } };
+    (@ $arch:ident, $packages:literal; $($name:ident: $about:literal,)* $(; long: $($long:ident: $long_about:literal,)*)?) => {
+        pub(super) const ALL: &[super::Scenario] = &[$(scenarios!(# $arch, $packages, $name, $about),)*];
+        $(pub(super) const LONG: &[super::Scenario] = &[$(scenarios!(# $arch, $packages, $long, $long_about),)*];)?
     };
-    (on $arch:ident; $($name:ident: $about:literal,)* $(; long: $($long:ident: $long_about:literal,)*)?) => {
-        pub(super) const ALL: &[super::Scenario] = &[$(scenarios!(@ $arch, $name, $about),)*];
-        $(pub(super) const LONG: &[super::Scenario] = &[$(scenarios!(@ $arch, $long, $long_about),)*];)?
-    };
-    (@ $arch:ident, $name:ident, $about:literal) => {
+    (# $arch:ident, $packages:literal, $name:ident, $about:literal) => {
         super::Scenario {
             name: stringify!($name),
             about: $about,
             arch: crate::arch::Arch::$arch,
+            packages: $packages,
             run: $name,
         }
     };
+    ($($rest:tt)*) => { scenarios! { on X86_64; $($rest)* } };
 }
 use scenarios;

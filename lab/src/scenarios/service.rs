@@ -15,43 +15,59 @@ use crate::machine::{GIB, MIB};
 use crate::userland::DEBS;
 
 scenarios! {
+    with packages;
     ;
     long:
-    service_6_1: "a whole Debian 12: packages installed, reboot, memory and a CPU added, panic, reboot: no command typed; the module by DKMS",
+    service_6_1: "a whole Debian 12: packages installed, reboot, upgrade, memory and a CPU added, panic, reboot: no command typed; the module by DKMS",
     service_6_12: "the same on Debian 13, kept current by the kernel's own handler: without hotdump-dkms",
-    service_reload: "the same on Debian 12 without the module: udev has the service load again",
+    service_reload: "the same on Debian 13 with keep = \"reload\": hotdump watch loads again",
 }
 
 fn service_6_1(lab: &Lab, name: &str) -> Result<()> {
-    service(lab, name, V6_1, "module", &["hotdump", "hotdump-dkms"])
+    service(lab, name, V6_1, "module", &["hotdump", "hotdump-dkms"], "")
 }
 
 fn service_6_12(lab: &Lab, name: &str) -> Result<()> {
-    service(lab, name, V6_12, "kernel", &["hotdump"])
+    service(lab, name, V6_12, "kernel", &["hotdump"], "")
 }
 
 fn service_reload(lab: &Lab, name: &str) -> Result<()> {
-    service(lab, name, V6_1, "reload", &["hotdump"])
+    service(lab, name, V6_12, "nobody", &["hotdump"], "keep = \"reload\"")
 }
 
-/// Installs `packages` on a kernel of `line` and lives through a crash; `keeper` is who must keep the image current.
-fn service(lab: &Lab, name: &str, line: KernelLine, keeper: &str, packages: &[&str]) -> Result<()> {
-    let debs: Vec<PathBuf> = packages.iter().map(|package| lab.deb(package)).collect::<Result<_>>()?;
-    let mut guest = lab.guest(name, line)?.memory(GIB).debian(&debs)?.boot()?;
+/// Installs `packages` on a kernel of `line`, with a line of configuration, upgrades them, and lives through a crash; `keeper` is who
+/// must keep the image current.
+fn service(
+    lab: &Lab,
+    name: &str,
+    line: KernelLine,
+    keeper: &str,
+    packages: &[&str],
+    configured: &str,
+) -> Result<()> {
+    let before = packages.iter().map(|package| lab.earlier_deb(package)).collect::<Result<Vec<_>>>()?;
+    let after = packages.iter().map(|package| lab.deb(package)).collect::<Result<Vec<_>>>()?;
+    let mut guest = lab.guest(name, line)?.memory(GIB).debian(&[&*before, &*after].concat())?.boot()?;
     up(&mut guest)?;
-    install(&mut guest)?;
+    install(&mut guest, &before)?;
     // Every page is compared.
-    guest.shell("echo 'dump-level = 0' >> /etc/hotdump/hotdump.toml")?.ok()?;
+    let lines = format!("dump-level = 0\n{configured}");
+    guest.shell(&format!("echo '{lines}' >> /etc/hotdump/hotdump.toml; hotdump config check"))?.ok()?;
     let mut guest = guest.reboot()?;
     up(&mut guest)?;
     let status = status(&mut guest)?;
     ensure!(status["loaded"] == true, "the service has loaded nothing: {status}");
+    walk(
+        &mut guest,
+        &["hotdump config check", "hotdump config show", "systemctl status hotdump", "hotdump status"],
+    )?;
+    kept_by(&mut guest, keeper)?;
+    upgrade(&mut guest, &after)?;
+    kept_by(&mut guest, keeper)?;
     guest.add_memory(256 * MIB)?;
     let new = guest.add_cpu()?;
-    settled(&mut guest)?;
-    guest.verify_says_complete()?;
-    let verified: Value = serde_json::from_str(guest.run(["hotdump", "verify", "--json"])?.ok()?)?;
-    guest.say(format!("kept current by {} (wanted: {keeper})", verified["kept_by"]));
+    becomes_current(&mut guest, keeper)?;
+    kept_by(&mut guest, keeper)?;
     guest.fill_at_most(640 * MIB)?;
     guest.verify_says_complete()?;
     let mut crashed = guest.crash(new)?;
@@ -62,17 +78,114 @@ fn service(lab: &Lab, name: &str, line: KernelLine, keeper: &str, packages: &[&s
     let mut guest = crashed.boot_again()?;
     up(&mut guest)?;
     guest.verify_says_complete()?;
-    let there = guest.run(["hotdump", "dumps", "list"])?;
-    guest.say(there.ok()?);
-    there.says("sysrq triggered crash")?;
-    guest.shell("test $(stat -c %a /var/crash/*/vmcore) = 600")?.ok()?;
+    guest.run(["hotdump", "dumps", "list"])?.says("sysrq triggered crash")?;
+    walk(
+        &mut guest,
+        &[
+            "hotdump dumps list",
+            "hotdump dumps show",
+            "hotdump dumps check",
+            "ls /var/crash/*/",
+            "hotdump dump info /var/crash/*/vmcore",
+        ],
+    )?;
+    for_root_alone(&mut guest)?;
     purge(&mut guest)
 }
 
-/// Installs the packages. DKMS builds the module in the guest meanwhile.
-pub(super) fn install(guest: &mut Guest) -> Result<()> {
+/// Does what docs/guide.md has a newcomer do.
+fn walk(guest: &mut Guest, lines: &[&str]) -> Result<()> {
+    for line in lines {
+        let done = guest.shell(line)?;
+        done.ok()?;
+        guest.say(format!("{done}"));
+    }
+    Ok(())
+}
+
+/// The image must be current and kept so by `keeper`; `hotdump watch` must run where that is nobody, and nowhere else.
+fn kept_by(guest: &mut Guest, keeper: &str) -> Result<()> {
+    let verified: Value = serde_json::from_str(guest.run(["hotdump", "verify", "--json"])?.ok()?)?;
+    ensure!(verified["kept_by"] == keeper, "kept current by {}, not by {keeper}", verified["kept_by"]);
+    let state =
+        guest.shell("systemctl is-active hotdump-watch; ls /run/hotdump-watch > /dev/null && echo there")?;
+    let wanted = if keeper == "nobody" { "active\nthere\n" } else { "inactive\n" };
+    ensure!(state.ran.stdout == wanted, "hotdump watch: {state}");
+    guest.say(format!(
+        "kept current by {keeper}; hotdump-watch.service: {}",
+        state.ran.stdout.lines().next().unwrap_or("?")
+    ));
+    Ok(())
+}
+
+/// Memory and CPUs have changed: the image must be current, at once or after hotdump watch has loaded again.
+fn becomes_current(guest: &mut Guest, keeper: &str) -> Result<()> {
     let start = Instant::now();
-    finished(guest, &format!("dpkg --install {DEBS}/*.deb"))?;
+    if keeper == "nobody" {
+        while guest.run(["hotdump", "verify", "--quiet"])?.ran.code != Some(0) {
+            ensure!(start.elapsed() < patience(60), "hotdump watch has not loaded again");
+            sleep(Duration::from_millis(200));
+        }
+        let log = guest.shell("journalctl --unit hotdump-watch --output cat --no-pager")?;
+        log.says("loaded again in")?;
+        guest.say(log.ok()?.trim());
+    }
+    settled(guest)?;
+    guest.verify_says_complete()
+}
+
+/// Upgrades the packages. The image that is loaded must be there all the time.
+fn upgrade(guest: &mut Guest, packages: &[PathBuf]) -> Result<()> {
+    guest.sample("/sys/kernel/kexec_crash_loaded")?;
+    install(guest, packages)?;
+    settled(guest)?;
+    let samples = guest.sampled()?;
+    let without = samples.without("1");
+    guest.say(format!(
+        "upgraded: looked {} times in {:.1} s, without an image: {without:?} ns",
+        samples.count,
+        samples.nanoseconds as f64 / 1e9
+    ));
+    ensure!(samples.count > 100 && without.is_empty(), "without an image: {samples:?}");
+    guest.verify_says_complete()?;
+    up(guest)
+}
+
+/// Dumps and what else is kept are for root alone, and nothing that others may read or run tells physical addresses.
+fn for_root_alone(guest: &mut Guest) -> Result<()> {
+    let kept = guest.shell("find /var/crash/* /var/lib/hotdump /run/hotdump -printf '%m %y %p\\n'")?;
+    guest.say(kept.ok()?.trim());
+    let wrong: Vec<&str> = kept
+        .ran
+        .stdout
+        .lines()
+        .filter(|line| !["600 f ", "700 d "].contains(&line.get(..6).unwrap_or_default()))
+        .collect();
+    ensure!(wrong.is_empty(), "for others than root: {wrong:?}");
+    ensure!(kept.ran.stdout.contains("/vmcore\n"), "no dump is there: {kept}");
+    let line = "for file in $(find /run /var/lib /var/crash /etc /sys/class/misc/hotdump/ /sys/module/hotdump /dev -type f -readable 2> /dev/null \
+        | grep -E 'hotdump|crash'); do echo \"== $file\"; cat $file; done; hotdump status; hotdump status --json; hotdump verify --json; hotdump map; true";
+    let others = guest.run_as(Some(65534), ["sh", "-c", line])?;
+    let tells = |word: &str| {
+        let digits = word.strip_prefix("0x").unwrap_or_default();
+        digits.len() > 4
+            && digits.chars().all(|digit| digit.is_ascii_hexdigit())
+            && digits.chars().any(|digit| digit != '0')
+    };
+    let told = others.printed();
+    let addresses: Vec<&str> =
+        told.split(|letter: char| !letter.is_ascii_alphanumeric()).filter(|word| tells(word)).collect();
+    ensure!(addresses.is_empty(), "others are told {addresses:?}: {others}");
+    Ok(())
+}
+
+/// Installs packages, as files, by apt. DKMS builds the module in the guest meanwhile.
+pub(super) fn install(guest: &mut Guest, packages: &[PathBuf]) -> Result<()> {
+    let start = Instant::now();
+    let names = packages.iter().filter_map(|path| path.file_name()?.to_str());
+    let debs: String =
+        names.filter(|name| name.ends_with(".deb")).map(|name| format!(" {DEBS}/{name}")).collect();
+    finished(guest, &format!("DEBIAN_FRONTEND=noninteractive apt-get install --yes{debs}"))?;
     guest.say(format!("packages installed: {:.1} s", start.elapsed().as_secs_f64()));
     Ok(())
 }
@@ -105,7 +218,7 @@ pub(super) fn up(guest: &mut Guest) -> Result<()> {
 }
 
 /// Waits until udev has handled what came, and no job of systemd's is left.
-fn settled(guest: &mut Guest) -> Result<()> {
+pub(super) fn settled(guest: &mut Guest) -> Result<()> {
     let line = "udevadm settle; while systemctl list-jobs --no-legend | grep -q .; do sleep 0.2; done";
     guest.shell(line)?.ok().map(drop)
 }
