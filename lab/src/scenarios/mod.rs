@@ -6,6 +6,7 @@ use crate::arch::Arch;
 use crate::lab::Lab;
 
 mod administrator;
+mod burst;
 mod contrast;
 mod flips;
 mod judged;
@@ -42,6 +43,7 @@ pub fn all() -> Vec<Scenario> {
         stores::ALL,
         module::ALL,
         service::ALL,
+        burst::ALL,
         administrator::ALL,
         powerpc::ALL,
         contrast::ALL,
@@ -64,6 +66,7 @@ pub fn long() -> Vec<Scenario> {
         module::LONG,
         rounds::LONG,
         service::LONG,
+        burst::LONG,
         administrator::LONG,
         powerpc::LONG,
         stores::LONG,

@@ -1,0 +1,299 @@
+//! Many events at once in a whole Debian: what user space has to do for them, and how long there is no crash image.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use super::scenarios;
+use super::service::{install, settled, up};
+use crate::cache::KernelLine::{self, V6_1, V6_12};
+use crate::guest::{Guest, patience};
+use crate::lab::{Lab, Plan};
+use crate::machine::{GIB, MIB};
+use crate::userland::DEBS;
+
+scenarios! {
+    with packages;
+    ;
+    long:
+    burst_native: "64 events in a whole Debian 13: the kernel's own handler; no program of user space runs for them",
+    burst_module: "the same in a whole Debian 12 with the module",
+    burst_reload: "the same without the module: hotdump watch loads again a few times; and what its load costs beside hotdump load",
+}
+
+/// A memory module whose blocks go offline and come online, and one that is plugged in meanwhile.
+const DIMM: u64 = 512 * MIB;
+
+/// How many events come of that, see [`BURST`]: 48 of blocks, 8 of a CPU, and of the module that is plugged in 4 that a block is
+/// there and 4 that it is online.
+const EVENTS: usize = 64;
+
+/// What happens, in one shell, which starts nothing. All that goes wrong is told.
+const BURST: &str = r#"
+cd /sys/devices/system
+blocks() {
+    for round in 1 2 3 4 5 6; do
+        for block in $BLOCKS; do
+            echo offline > memory/memory$block/state || echo "memory$block offline"
+            echo online_movable > memory/memory$block/state || echo "memory$block online"
+        done
+    done
+}
+cpu() {
+    for round in 1 2 3 4; do
+        echo 0 > cpu/cpu1/online || echo "cpu1 offline"
+        echo 1 > cpu/cpu1/online || echo "cpu1 online"
+    done
+}
+blocks; cpu
+"#;
+
+/// The kernel's events of its file systems by which programs that start and loads are seen.
+const TRACED: [&str; 5] = [
+    "sched/sched_process_exec",
+    "syscalls/sys_enter_kexec_load",
+    "syscalls/sys_exit_kexec_load",
+    "syscalls/sys_enter_kexec_file_load",
+    "syscalls/sys_exit_kexec_file_load",
+];
+const TRACING: &str = "/sys/kernel/tracing";
+
+/// All is over when nothing was traced for so many seconds: longer than what hotdump watch waits.
+const QUIET: u64 = 10;
+
+/// What a burst led to.
+#[derive(Debug)]
+struct Outcome {
+    /// Events of memory and CPUs as the kernel sent them, and the seconds from the first to the last.
+    events: (usize, f64),
+    /// Programs that were started, by their paths, and how often.
+    programs: Vec<(String, usize)>,
+    /// Calls that loaded, and the seconds that each took.
+    loads: Vec<f64>,
+    /// Seconds, each time that there was no image.
+    without: Vec<f64>,
+    /// Seconds from the last event to the end of the last load.
+    until_loaded: Option<f64>,
+}
+
+impl Outcome {
+    /// A row of the table in docs/results.md.
+    fn row(&self, keeper: &str, guest: &Guest) -> String {
+        let (count, seconds) = self.events;
+        let started: usize = self.programs.iter().map(|(_, count)| count).sum();
+        let (loads, without) = (self.loads.len(), self.without.iter().fold(0.0, |sum, one| sum + one));
+        let until = self.until_loaded.map_or("-".into(), |seconds| format!("{seconds:.1} s"));
+        format!(
+            "| {keeper} | {} | {count} in {seconds:.1} s | {started} | {loads} | {} times, {without:.2} s | {until} |",
+            guest.kernel.release,
+            self.without.len()
+        )
+    }
+}
+
+fn burst_native(lab: &Lab, name: &str) -> Result<()> {
+    let debs = [lab.deb("hotdump")?];
+    let mut guest = boot(plan(lab, name, V6_12)?.debian(&debs)?)?;
+    install(&mut guest, &debs)?;
+    in_the_kernel(guest, "native: the kernel's own handler")
+}
+
+fn burst_module(lab: &Lab, name: &str) -> Result<()> {
+    let given = [lab.deb("hotdump")?, lab.module(&lab.kernel(V6_1)?)?];
+    let mut guest = boot(plan(lab, name, V6_1)?.debian(&given)?)?;
+    // As DKMS would have put it there.
+    let line = format!(
+        "d=/lib/modules/$(uname -r)/updates; mkdir -p $d; cp {DEBS}/hotdump.ko $d && depmod && modprobe hotdump"
+    );
+    guest.shell(&line)?.ok()?;
+    install(&mut guest, &given)?;
+    in_the_kernel(guest, "module: hotdump.ko")
+}
+
+/// No program may run, nothing be loaded, and the image be there and current all the time.
+fn in_the_kernel(mut guest: Guest, keeper: &str) -> Result<()> {
+    is_current(&mut guest)?;
+    let outcome = burst(&mut guest)?;
+    guest.say(outcome.row(keeper, &guest));
+    ensure!(outcome.programs.is_empty(), "programs ran: {outcome:?}");
+    ensure!(outcome.loads.is_empty() && outcome.without.is_empty(), "{outcome:?}");
+    is_current(&mut guest)?;
+    let ours = guest.shell("for p in /proc/[0-9]*/exe; do readlink $p; done | grep hotdump")?;
+    ensure!(ours.ran.stdout.is_empty(), "a process of hotdump runs: {ours}");
+    Ok(())
+}
+
+fn burst_reload(lab: &Lab, name: &str) -> Result<()> {
+    let debs = [lab.deb("hotdump")?];
+    let mut guest = boot(plan(lab, name, V6_1)?.debian(&debs)?)?;
+    install(&mut guest, &debs)?;
+    is_current(&mut guest)?;
+    let outcome = burst(&mut guest)?;
+    guest.say(outcome.row("reload: hotdump watch", &guest));
+    is_current(&mut guest)?;
+    ensure!((1..=4).contains(&outcome.loads.len()), "{outcome:?}");
+    ensure!(outcome.programs.is_empty(), "programs ran: {outcome:?}");
+    compare_loads(&mut guest)
+}
+
+/// What a load costs that hotdump watch has prepared for, beside a whole one, in turn.
+fn compare_loads(guest: &mut Guest) -> Result<()> {
+    let block = guest.shell("cd /sys/devices/system/memory; grep -lx 1 memory*/removable | tail -n 1")?;
+    let block = block.ok()?.trim().trim_end_matches("/removable").to_owned();
+    for state in ["offline", "online_movable", "offline"] {
+        let watched = |guest: &mut Guest| -> Result<Vec<String>> {
+            let log = guest.shell("journalctl --unit hotdump-watch --output cat | grep 'loaded again in'")?;
+            Ok(log.ran.stdout.lines().map(str::to_owned).collect())
+        };
+        let before = watched(guest)?.len();
+        guest.shell(&format!("echo {state} > /sys/devices/system/memory/{block}/state"))?.ok()?;
+        let start = Instant::now();
+        let told = loop {
+            match watched(guest)?.get(before) {
+                Some(line) => break line.clone(),
+                None => ensure!(start.elapsed() < patience(60), "hotdump watch does not load again"),
+            }
+            sleep(Duration::from_millis(200));
+        };
+        let whole = guest.run(["hotdump", "load"])?;
+        whole.ok()?;
+        let took = whole.took().as_millis();
+        guest
+            .say(format!("a whole hotdump load: {took} ms; {}", told.split(':').take(2).collect::<String>()));
+    }
+    Ok(())
+}
+
+/// A guest with a memory module whose memory can be taken offline.
+fn plan<'a>(lab: &'a Lab, name: &str, line: KernelLine) -> Result<Plan<'a>> {
+    Ok(lab.guest(name, line)?.memory(GIB).dimm(DIMM).cmdline("memhp_default_state=online_movable"))
+}
+
+fn boot(plan: Plan<'_>) -> Result<Guest> {
+    let mut guest = plan.boot()?;
+    up(&mut guest)?;
+    Ok(guest)
+}
+
+fn is_current(guest: &mut Guest) -> Result<()> {
+    settled(guest)?;
+    guest.verify_says_complete()
+}
+
+/// Lets [`EVENTS`] events happen and waits until nothing comes of them any more.
+fn burst(guest: &mut Guest) -> Result<Outcome> {
+    // What Debian does by the clock has nothing to do with it.
+    guest.shell("systemctl stop '*.timer'")?.ok()?;
+    settled(guest)?;
+    let block_size = guest.at_boot.block_size;
+    // Those of a memory module lie above what was there at boot.
+    let count = usize::try_from(DIMM / block_size)?;
+    let blocks: Vec<String> =
+        guest.at_boot.online_blocks.iter().rev().take(count).map(u64::to_string).collect();
+    let monitor = "udevadm monitor --kernel --subsystem-match=memory --subsystem-match=cpu";
+    guest.shell(&format!("{monitor} > /tmp/monitor 2>&1 & sleep 1"))?.ok()?;
+    guest.sample("/sys/kernel/kexec_crash_loaded")?;
+    let events = TRACED.map(|event| format!("echo 1 > events/{event}/enable; ")).concat();
+    let blocks = format!("BLOCKS='{}'", blocks.join(" "));
+    // The shell that brings it all about has started before it is traced what starts.
+    guest
+        .shell(&format!(
+            "cd {TRACING}; echo mono > trace_clock; echo 16384 > buffer_size_kb; {events} echo > trace;
+            {blocks}; ({BURST}) > /tmp/burst 2>&1 &"
+        ))?
+        .ok()?;
+    guest.qmp.add_dimm("burst", DIMM)?;
+    wait_for_quiet(guest)?;
+    let samples = guest.sampled()?;
+    let trace = guest.read_text(&format!("{TRACING}/trace"))?;
+    guest.shell(&format!("echo 0 > {TRACING}/tracing_on; pkill udevadm"))?.ok()?;
+    let wrong = guest.read_text("/tmp/burst")?;
+    ensure!(wrong.is_empty(), "not all events could be brought about:\n{wrong}");
+    let events = kernel_events(&guest.read_text("/tmp/monitor")?)?;
+    let (first, last) = (events.first().context("no event")?, events.last().context("no event")?);
+    ensure!(events.len() == EVENTS, "{} events in place of {EVENTS}", events.len());
+    let (programs, calls) = traced(&trace)?;
+    let nanoseconds = |ns: u64| Duration::from_nanos(ns).as_secs_f64();
+    Ok(Outcome {
+        events: (events.len(), last - first),
+        programs,
+        until_loaded: calls.last().map(|(end, _)| end - last),
+        loads: calls.into_iter().map(|(_, took)| took).collect(),
+        without: samples.without("1").into_iter().map(nanoseconds).collect(),
+    })
+}
+
+/// Waits until the trace has not grown for [`QUIET`] seconds. The agent reads that by itself: nothing starts for it.
+fn wait_for_quiet(guest: &mut Guest) -> Result<()> {
+    let (start, limit, quiet) = (Instant::now(), patience(900), patience(QUIET));
+    let mut last = (String::new(), Instant::now());
+    while last.1.elapsed() < quiet {
+        ensure!(start.elapsed() < limit, "no rest after {} s", limit.as_secs());
+        sleep(Duration::from_secs(1));
+        let mut now = guest.read_text("/sys/kernel/uevent_seqnum")?;
+        for cpu in guest.state()?.present_cpus {
+            let stats = guest.read_text(&format!("{TRACING}/per_cpu/cpu{cpu}/stats"))?;
+            now += stats.lines().next().unwrap_or_default();
+        }
+        if now != last.0 {
+            last = (now, Instant::now());
+        }
+    }
+    Ok(())
+}
+
+/// The times of the events of memory blocks and CPUs that udevadm has seen.
+fn kernel_events(monitor: &str) -> Result<Vec<f64>> {
+    let counts = |line: &&str| {
+        let is_state =
+            ["add", "online", "offline"].contains(&line.split_whitespace().nth(1).unwrap_or_default());
+        line.starts_with("KERNEL[") && is_state
+    };
+    let time = |line: &str| {
+        let seconds = line.strip_prefix("KERNEL[").and_then(|rest| rest.split(']').next());
+        seconds
+            .and_then(|seconds| seconds.parse().ok())
+            .with_context(|| format!("an event without a time: {line}"))
+    };
+    monitor.lines().filter(counts).map(time).collect()
+}
+
+/// Programs that were started, by their paths, and calls that loaded: when they ended, and how long they took.
+#[expect(clippy::type_complexity, reason = "two lists")]
+fn traced(trace: &str) -> Result<(Vec<(String, usize)>, Vec<(f64, f64)>)> {
+    let (mut programs, mut calls) = (Vec::<(String, usize)>::new(), Vec::new());
+    let mut begun: Vec<(&str, f64)> = Vec::new();
+    for line in trace.lines().filter(|line| !line.starts_with('#')) {
+        // COMMAND-PID [CPU] FLAGS TIME: EVENT
+        let Some((head, event)) = line.split_once(": ") else { continue };
+        let time = head.split_whitespace().next_back().and_then(|time| time.parse::<f64>().ok());
+        let time = time.with_context(|| format!("a line without a time: {line}"))?;
+        let who = head.split('[').next().unwrap_or_default().trim();
+        if let Some(rest) = event.strip_prefix("sched_process_exec: filename=") {
+            let program = rest.split(" pid=").next().unwrap_or(rest).to_owned();
+            match programs.iter_mut().find(|(there, _)| *there == program) {
+                Some((_, count)) => *count += 1,
+                None => programs.push((program, 1)),
+            }
+        } else if let Some(arguments) =
+            event.strip_prefix("sys_kexec_load(").or(event.strip_prefix("sys_kexec_file_load("))
+        {
+            // An unload has no segments, or says so.
+            let unloads = arguments.contains("nr_segments: 0,")
+                || arguments.contains("flags: 1)")
+                || arguments.contains("flags: 3)");
+            begun.retain(|(other, _)| *other != who);
+            if !unloads {
+                begun.push((who, time));
+            }
+        } else if event.contains("kexec") && event.contains(" -> ") {
+            let Some(at) = begun.iter().position(|(other, _)| *other == who) else { continue };
+            let (_, start) = begun.remove(at);
+            ensure!(event.ends_with(" 0x0"), "a load failed: {line}");
+            calls.push((time, time - start));
+        }
+    }
+    programs.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    Ok((programs, calls))
+}
