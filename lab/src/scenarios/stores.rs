@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::module::{LEAVE_OFFLINE, LOAD, boot, plan, stores};
 use super::scenarios;
+use crate::arch::Arch;
 use crate::cache::KernelLine::{self, V6_1};
 use crate::guest::{Crashed, Frozen, Guest, block_line};
 use crate::lab::Lab;
@@ -113,30 +114,65 @@ pub(super) fn panic_after(lab: &Lab, name: &str, line: KernelLine, which: fn(u64
     Ok(())
 }
 
-/// A guest with an armed image, from which every change starts, and its three blocks by their numbers.
-struct Stage {
-    guest: Frozen,
+/// A guest with an armed image, and three neighbouring blocks of memory in it that are offline.
+fn begin(lab: &Lab, name: &str, line: KernelLine) -> Result<(Guest, [u64; 3])> {
+    let arch = line.arch();
+    let (memory, crashkernel) = arch.least_memory();
+    let small = plan(lab, name, line)?.memory(memory).crashkernel(crashkernel).dump_disk(1024 * MIB);
+    let mut guest = match arch {
+        Arch::X86_64 => boot(small.dimm(3 * arch.block()).cmdline(LEAVE_OFFLINE))?,
+        // Here a kernel takes a module that is there at boot for memory like any other, and what is added it brings online
+        // whatever it is told.
+        Arch::Ppc64 => {
+            let mut guest = boot(small)?;
+            let before = guest.state()?.online_blocks;
+            guest.add_memory(3 * arch.block())?;
+            let blocks = guest.state()?.online_blocks;
+            for block in blocks.into_iter().filter(|block| !before.contains(block)) {
+                guest.set_block(block, false)?;
+            }
+            guest
+        }
+    };
+    guest.load(By::Load, LOAD)?;
+    let blocks = guest.offline_blocks()?;
+    let [first, second, third] = blocks[..] else { bail!("three blocks should be offline: {blocks:?}") };
+    let block = guest.at_boot.block_size;
+    ensure!(block == arch.block(), "memory blocks have {block} bytes");
+    ensure!((second, third) == (first + 1, first + 2), "the blocks {blocks:?} are no neighbours");
+    Ok((guest, [first, second, third]))
+}
+
+/// Where every change starts: a guest with an armed image, and its three blocks by their numbers.
+struct Stage<'a> {
+    lab: &'a Lab,
+    name: &'a str,
+    line: KernelLine,
+    /// None where each guest has to boot: of a pseries guest that goes on from a file one CPU does nothing any more (QEMU 10.0).
+    guest: Option<Frozen>,
     blocks: [u64; 3],
 }
 
-impl Stage {
-    fn set(lab: &Lab, name: &str, line: KernelLine) -> Result<Stage> {
-        let arch = line.arch();
-        let (memory, crashkernel) = arch.least_memory();
-        let small = plan(lab, name, line)?.memory(memory).crashkernel(crashkernel).dump_disk(1024 * MIB);
-        let mut guest = boot(small.dimm(3 * arch.block()).cmdline(LEAVE_OFFLINE))?;
-        guest.load(By::Load, LOAD)?;
-        let blocks = guest.offline_blocks()?;
-        let [first, second, third] = blocks[..] else { bail!("three blocks should be offline: {blocks:?}") };
-        let block = guest.at_boot.block_size;
-        ensure!(block == arch.block(), "memory blocks have {block} bytes");
-        ensure!((second, third) == (first + 1, first + 2), "the blocks {blocks:?} are no neighbours");
-        Ok(Stage { guest: guest.freeze()?, blocks: [first, second, third] })
+impl<'a> Stage<'a> {
+    fn set(lab: &'a Lab, name: &'a str, line: KernelLine) -> Result<Stage<'a>> {
+        let (guest, blocks) = begin(lab, name, line)?;
+        let guest = match line.arch() {
+            Arch::X86_64 => Some(guest.freeze()?),
+            Arch::Ppc64 => None,
+        };
+        Ok(Stage { lab, name, line, guest, blocks })
     }
 
     /// A guest in which all is done that comes before the change.
     fn before(&self, kind: &Kind) -> Result<Guest> {
-        let mut guest = self.guest.thaw()?;
+        let mut guest = match &self.guest {
+            Some(frozen) => frozen.thaw()?,
+            None => {
+                let (guest, blocks) = begin(self.lab, self.name, self.line)?;
+                ensure!(blocks == self.blocks, "other blocks than last time: {blocks:?}");
+                guest
+            }
+        };
         self.pass(&mut guest, kind.early)?;
         guest.fill_at_most(kind.fill * MIB)?;
         self.pass(&mut guest, kind.late)?;
