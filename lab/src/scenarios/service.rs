@@ -120,18 +120,25 @@ fn kept_by(guest: &mut Guest, keeper: &str) -> Result<()> {
 
 /// Memory and CPUs have changed: the image must be current, at once or after hotdump watch has loaded again.
 fn becomes_current(guest: &mut Guest, keeper: &str) -> Result<()> {
-    let start = Instant::now();
     if keeper == "nobody" {
-        while guest.run(["hotdump", "verify", "--quiet"])?.ran.code != Some(0) {
-            ensure!(start.elapsed() < patience(60), "hotdump watch has not loaded again");
-            sleep(Duration::from_millis(200));
-        }
-        let log = guest.shell("journalctl --unit hotdump-watch --output cat --no-pager")?;
-        log.says("loaded again in")?;
-        guest.say(log.ok()?.trim());
+        loads_again(guest)?;
     }
     settled(guest)?;
     guest.verify_says_complete()
+}
+
+/// Waits until hotdump watch has loaded again. It says so when it has looked at what it loaded: the image is current before that.
+fn loads_again(guest: &mut Guest) -> Result<()> {
+    let start = Instant::now();
+    loop {
+        let log = guest.shell("journalctl --unit hotdump-watch --output cat --no-pager")?;
+        if log.says("loaded again in").is_ok() {
+            guest.say(log.ok()?.trim());
+            return Ok(());
+        }
+        ensure!(start.elapsed() < patience(60), "hotdump watch has not loaded again: {log}");
+        sleep(Duration::from_millis(500));
+    }
 }
 
 /// Upgrades the packages. The image that is loaded must be there all the time.
