@@ -16,6 +16,7 @@ mod personality;
 mod powerpc;
 mod refusals;
 mod rounds;
+mod sample;
 mod service;
 mod sleep;
 mod stores;
@@ -56,6 +57,7 @@ pub fn all() -> Vec<Scenario> {
         personality::ALL,
         targets::ALL,
         judged::ALL,
+        sample::ALL,
     ]
     .concat()
 }
@@ -75,6 +77,7 @@ pub fn long() -> Vec<Scenario> {
         sleep::LONG,
         targets::LONG,
         judged::LONG,
+        sample::LONG,
     ]
     .concat()
 }
