@@ -56,7 +56,7 @@ impl Cache {
         let _one_at_a_time = self.lock()?;
         let root = self.dir().join("userland").join(line.name());
         let recipe = PACKAGES.join("\n");
-        let made_by = root.with_extension("recipe");
+        let made_by = made_by(&root);
         if !root.exists() || fs::read_to_string(&made_by).ok().as_ref() != Some(&recipe) {
             say(format!("Debian {}: making a whole one", line.suite()));
             let new = self.dir().join("userland").join(format!("new-{}", line.name()));
@@ -67,6 +67,13 @@ impl Cache {
         }
         Kernel::in_dir(line, &root)
     }
+}
+
+/// Where it is written down what the root `root` was made of: beside it, by its whole name, which has a dot.
+fn made_by(root: &Path) -> PathBuf {
+    let mut path = root.as_os_str().to_owned();
+    path.push(".recipe");
+    path.into()
 }
 
 /// Makes `target` the root of a guest's disk: that of the kernel, the agent as a service, and `given` in [`DEBS`]. Files that do not change are shared with the cache, by links.
@@ -98,4 +105,15 @@ pub(crate) fn stage(kernel: &Kernel, agent: &Path, given: &[PathBuf], target: &P
         fs::copy(one, place.join(name)).with_context(|| format!("copying {}", one.display()))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_root_has_a_recipe_of_its_own() {
+        assert_eq!(made_by(Path::new("userland/6.1")), Path::new("userland/6.1.recipe"));
+        assert_eq!(made_by(Path::new("userland/6.12")), Path::new("userland/6.12.recipe"));
+    }
 }
