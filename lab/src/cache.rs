@@ -161,7 +161,7 @@ impl Kernel {
 /// The packages of the root with servers.
 const SERVERS: [&str; 4] = ["nfs-ganesha", "nfs-ganesha-vfs", "openssh-server", "openssh-client"];
 /// The packages of the root with what brings disks up.
-const STORAGE: [&str; 2] = ["lvm2", "mdadm"];
+const STORAGE: [&str; 1] = ["lvm2"];
 const SERVER_USERS: &str = "root:x:0:0:root:/root:/bin/sh\nsshd:x:100:65534::/run/sshd:/usr/sbin/nologin\nnobody:x:65534:65534::/:/usr/sbin/nologin\n";
 
 /// The directory with everything fetched.
@@ -227,7 +227,7 @@ impl Cache {
         Ok(target)
     }
 
-    /// A root with the programs that bring up LVM volumes and software RAID. The first call fetches it.
+    /// A root with the programs that bring up LVM volumes. The first call fetches it.
     pub fn storage(&self) -> Result<PathBuf> {
         let target = self.dir.join("storage");
         let _one_at_a_time = self.lock()?;

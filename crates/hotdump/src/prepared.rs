@@ -121,7 +121,7 @@ impl Prepared {
 /// Where the directory `path` of a target on a disk is to be found on the running system: a mount, and the directory below that. `root`
 /// is `/` but in tests.
 pub(crate) fn mounted_at(root: &Path, target: &Target, path: &Path) -> Option<(PathBuf, PathBuf)> {
-    let node = device::find(root, target, false).ok()??.node.canonicalize().ok()?;
+    let node = device::find(root, target, None).ok()??.node.canonicalize().ok()?;
     let name = device::sysfs_name(root, &node)?;
     let number = fs::read_to_string(root.join("sys/class/block").join(name).join("dev")).ok()?;
     let (major, minor) = number.trim().split_once(':')?;

@@ -18,7 +18,7 @@ scenarios! {
     long:
     target_nfs: "the dump goes to an NFS server, 6.12",
     target_ssh: "the dump goes to an SSH server that does nothing but take files, 6.12",
-    target_stacked: "the dump goes to a software RAID of two LVM volumes, 6.12",
+    target_lvm: "the dump goes to an LVM volume, 6.12",
     target_nfs_gone: "the NFS server is gone when the machine crashes: the log is saved on its own disk",
 }
 
@@ -77,22 +77,19 @@ fn target_ssh(lab: &Lab, name: &str) -> Result<()> {
     crashed.saved_by_hotdump()
 }
 
-/// Two volumes of a group on the dump disk, and on them a mirror with a filesystem. The mirror's data begin where those of the first
-/// volume do: behind what LVM keeps at the start of a disk.
-const STACKED: &str = "modprobe dm_mod && modprobe raid1 && disk=$(findfs LABEL=lab-dumps) && \
-    lvm='lvm' && conf='activation{udev_sync=0 udev_rules=0} devices{obtain_device_list_from_udev=0 external_device_info_source=\"none\"}' && \
-    $lvm pvcreate -ff -y --config \"$conf\" $disk && $lvm vgcreate --config \"$conf\" lab-group $disk && \
-    $lvm lvcreate -y -Wn -Zn --config \"$conf\" -L 4G -n one lab-group && $lvm lvcreate -y -Wn -Zn --config \"$conf\" -L 4G -n two lab-group && \
-    mdadm --create /dev/md0 --run --level=1 --metadata=1.0 --assume-clean --raid-devices=2 /dev/mapper/lab--group-one /dev/mapper/lab--group-two && \
-    mke2fs -L stacked /dev/md0 && mkdir -p /mnt && mount -t ext4 /dev/md0 /mnt";
+/// A volume of a group on the dump disk, with a filesystem.
+const VOLUME: &str = "modprobe dm_mod && disk=$(findfs LABEL=lab-dumps) && \
+    conf='activation{udev_sync=0 udev_rules=0} devices{obtain_device_list_from_udev=0 external_device_info_source=\"none\"}' && \
+    lvm pvcreate -ff -y --config \"$conf\" $disk && lvm vgcreate --config \"$conf\" lab-group $disk && \
+    lvm lvcreate -y -Wn -Zn --config \"$conf\" -L 4G -n dumps lab-group && mke2fs -L volume /dev/mapper/lab--group-dumps && \
+    mkdir -p /mnt && mount -t ext4 /dev/mapper/lab--group-dumps /mnt";
 /// Bytes that LVM keeps at the start of a disk.
 const LVM_HEAD: u64 = MIB;
 
-fn target_stacked(lab: &Lab, name: &str) -> Result<()> {
-    let plan = lab.guest(name, V6_12)?.modules(&["dm_mod", "raid1"]);
-    let programs = ["/sbin/lvm", "/sbin/mdadm"];
-    let mut guest = plan.programs(&lab.sources.cache.storage()?, &programs)?.boot()?;
-    guest.shell(STACKED)?.ok()?;
+fn target_lvm(lab: &Lab, name: &str) -> Result<()> {
+    let plan = lab.guest(name, V6_12)?.modules(&["dm_mod"]);
+    let mut guest = plan.programs(&lab.sources.cache.storage()?, &["/sbin/lvm"])?.boot()?;
+    guest.shell(VOLUME)?.ok()?;
     // By the path, as on a machine whose /var lies there.
     let argv = [
         "hotdump",

@@ -53,12 +53,12 @@ fn is_kind(name: &str, kind: &str) -> bool {
 }
 
 /// The device that `target` means; none while there is no such device. `root` is `/` but in tests. One that is found by its
-/// filesystem is no part of another, and where `only_made_of_others` is made of others.
+/// filesystem is no part of another, and has a name that starts with `prefix`, where one is given.
 ///
 /// # Errors
 /// The system's error where a device that was named cannot be read. Devices that are only searched may fail.
-pub(crate) fn find(root: &Path, target: &Target, only_made_of_others: bool) -> io::Result<Option<Device>> {
-    let search = |wanted: &dyn Fn(&Filesystem) -> bool| search(root, only_made_of_others, wanted);
+pub(crate) fn find(root: &Path, target: &Target, prefix: Option<&str>) -> io::Result<Option<Device>> {
+    let search = |wanted: &dyn Fn(&Filesystem) -> bool| search(root, prefix, wanted);
     match target {
         Target::Device(path) => {
             let node = root.join(path.strip_prefix("/").unwrap_or(path));
@@ -80,9 +80,9 @@ pub(crate) fn find(root: &Path, target: &Target, only_made_of_others: bool) -> i
     }
 }
 
-fn search(root: &Path, only_made_of_others: bool, wanted: &dyn Fn(&Filesystem) -> bool) -> Option<Device> {
+fn search(root: &Path, prefix: Option<&str>, wanted: &dyn Fn(&Filesystem) -> bool) -> Option<Device> {
     let names = names(root).into_iter().filter(|name| !is_part(root, name));
-    names.filter(|name| !only_made_of_others || is_made_of_others(name)).find_map(|name| {
+    names.filter(|name| prefix.is_none_or(|prefix| name.starts_with(prefix))).find_map(|name| {
         // Names in sysfs have `!` where the node has a directory, as in cciss!c0d0.
         let node = root.join("dev").join(name.replace('!', "/"));
         let filesystem = superblock::read(&node).ok()??;
@@ -128,7 +128,7 @@ mod tests {
     #[test]
     fn targets_are_found_by_what_they_are_named_by() {
         let root = machine();
-        let find = |target: &str| find(root.path(), &target.parse().unwrap(), false);
+        let find = |target: &str| find(root.path(), &target.parse().unwrap(), None);
         for target in
             ["UUID=11111111-1111-1111-1111-111111111111", "LABEL=crash", "PARTUUID=ab-01", "/dev/vdb1"]
         {
@@ -147,16 +147,16 @@ mod tests {
     fn parts_of_a_mirror_are_not_taken_for_it() {
         let root = machine();
         let label: Target = "LABEL=crash".parse().unwrap();
-        assert_eq!(find(root.path(), &label, true).unwrap(), None, "before the mirror is up");
+        assert_eq!(find(root.path(), &label, Some("md")).unwrap(), None, "before the mirror is up");
         fs::create_dir_all(root.path().join("sys/class/block/md0")).unwrap();
         fs::copy(root.path().join("dev/vdb1"), root.path().join("dev/md0")).unwrap();
-        let found = |only| find(root.path(), &label, only).unwrap().unwrap().node;
-        assert_eq!(found(true), root.path().join("dev/md0"));
+        let found = |prefix| find(root.path(), &label, prefix).unwrap().unwrap().node;
+        assert_eq!(found(Some("md")), root.path().join("dev/md0"));
         fs::create_dir_all(root.path().join("sys/class/block/vdb1/holders/md0")).unwrap();
         fs::rename(root.path().join("sys/class/block/md0"), root.path().join("sys/class/block/zmd0"))
             .unwrap();
         fs::rename(root.path().join("dev/md0"), root.path().join("dev/zmd0")).unwrap();
-        assert_eq!(found(false), root.path().join("dev/zmd0"), "although the part comes first");
+        assert_eq!(found(None), root.path().join("dev/zmd0"), "although the part comes first");
     }
 
     #[test]

@@ -184,7 +184,7 @@ fn wait(root: &Path, target: &Target, assemblies: &[Assembly], seconds: u64) -> 
     let mut assembled: Option<Instant> = None;
     loop {
         // A device that is there and cannot be read may still be starting.
-        if let Ok(Some(device)) = device::find(root, target, !assemblies.is_empty()) {
+        if let Ok(Some(device)) = device::find(root, target, made_by(assemblies)) {
             return Ok(device);
         }
         if began.elapsed() >= Duration::from_secs(seconds) {
@@ -204,6 +204,13 @@ fn wait(root: &Path, target: &Target, assemblies: &[Assembly], seconds: u64) -> 
             thread::sleep(LOOK);
         }
     }
+}
+
+/// How the names of devices start that the last of `assemblies` brings up: what they are made of may look like them. None where
+/// there are none.
+fn made_by(assemblies: &[Assembly]) -> Option<&'static str> {
+    let program = assemblies.last()?.whole.first()?;
+    Some(if program == "mdadm" { "md" } else { "dm-" })
 }
 
 /// Runs the command that brings a device up. One that fails is tried again, as its parts may come yet.

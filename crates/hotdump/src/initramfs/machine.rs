@@ -90,7 +90,7 @@ pub(super) fn find_by_path(root: &Path, path: &Path) -> Result<Found, MachineErr
 /// The filesystem that `target` names. `root` is `/` but in tests.
 pub(super) fn find_by_target(root: &Path, target: &Target, path: &Path) -> Result<Found, MachineError> {
     let read_error = |source| MachineError::Read { node: target.to_string(), source };
-    let found = device::find(root, target, false).map_err(read_error)?;
+    let found = device::find(root, target, None).map_err(read_error)?;
     let real = found.as_ref().and_then(|found| found.node.canonicalize().ok());
     let Some((found, device)) = found.zip(real.and_then(|real| device::sysfs_name(root, &real))) else {
         let devices = device::names(root).join(", ");

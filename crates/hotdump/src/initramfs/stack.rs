@@ -99,6 +99,11 @@ impl Stack {
         let parts = fs::read_dir(dir.join("slaves")).into_iter().flatten().flatten();
         let mut parts: Vec<String> = parts.filter_map(|part| part.file_name().into_string().ok()).collect();
         parts.sort();
+        // Its halves would be taken for volumes with the filesystem.
+        if device.starts_with("md") && parts.iter().any(|part| part.starts_with("dm-")) {
+            let kind = "software RAID on device-mapper".to_owned();
+            return Err(StackError::Kind { device: device.clone(), kind });
+        }
         for part in parts {
             self.add(root, &part, uuid_of)?;
         }
@@ -134,7 +139,7 @@ impl Stack {
         // One that was assembled before and not started is started by itself.
         let start = ["mdadm".to_owned(), "--run".to_owned(), format!("/dev/{device}")].to_vec();
         let degraded = vec![command(&["--run"]), start];
-        self.assemblies.push(Assembly { whole: command(&["--no-degraded"]), degraded });
+        self.assemblies.push(Assembly { whole: command(&[]), degraded });
         self.modules.push("md_mod".to_owned());
         self.modules.push(match level {
             "raid4" | "raid5" | "raid6" => "raid456".to_owned(),
@@ -214,6 +219,7 @@ mod tests {
         }
         for (device, parts) in [
             ("md0", &["sda1", "sdb1"][..]),
+            ("md9", &["dm-0"]),
             ("dm-0", &["md0"]),
             ("dm-1", &["md0"]),
             ("dm-2", &["sdc1", "dm-3"]),
@@ -259,10 +265,7 @@ mod tests {
                 "{device}"
             );
             let [assembly] = stack.assemblies.as_slice() else { panic!("{stack:?}") };
-            assert_eq!(
-                assembly.whole.join(" "),
-                "mdadm --assemble /dev/md0 --uuid uuid-of-md0 --no-degraded"
-            );
+            assert_eq!(assembly.whole.join(" "), "mdadm --assemble /dev/md0 --uuid uuid-of-md0");
             assert_eq!(assembly.degraded[0].join(" "), "mdadm --assemble /dev/md0 --uuid uuid-of-md0 --run");
             assert_eq!(
                 (stack.modules, stack.programs),
@@ -291,7 +294,7 @@ mod tests {
 
     #[test]
     fn what_needs_more_is_refused_with_a_way_out() {
-        for (device, kind) in [("dm-1", "CRYPT"), ("drbd0", "drbd")] {
+        for (device, kind) in [("dm-1", "CRYPT"), ("drbd0", "drbd"), ("md9", "RAID on device-mapper")] {
             let error = stack(device).unwrap_err().to_string();
             assert!(error.contains(kind) && error.contains("--builder"), "{error}");
         }

@@ -81,7 +81,7 @@ fn check_drivers(prepared: &Prepared, steps: &mut Steps) {
 /// A filesystem on a disk; `config` where it is for the memory.
 fn disk(target: &Target, kind: Option<&str>, path: &Path, config: Option<&Config>, steps: &mut Steps) {
     let root = Path::new("/");
-    let found = device::find(root, target, false).and_then(|found| {
+    let found = device::find(root, target, None).and_then(|found| {
         found.ok_or_else(|| {
             io::Error::other(format!(
                 "no block device is {target}; there are {}",
