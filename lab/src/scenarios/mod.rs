@@ -22,6 +22,7 @@ mod sleep;
 mod stores;
 mod storm;
 mod targets;
+mod watchdog;
 
 /// A story that must come true.
 #[derive(Clone, Copy)]
@@ -56,6 +57,7 @@ pub fn all() -> Vec<Scenario> {
         flips::ALL,
         personality::ALL,
         targets::ALL,
+        watchdog::ALL,
         judged::ALL,
         sample::ALL,
     ]
@@ -76,6 +78,7 @@ pub fn long() -> Vec<Scenario> {
         storm::LONG,
         sleep::LONG,
         targets::LONG,
+        watchdog::LONG,
         judged::LONG,
         sample::LONG,
     ]
