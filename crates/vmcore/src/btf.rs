@@ -23,7 +23,7 @@ const UNION: u32 = 5;
 const ENUM: u32 = 6;
 
 /// More than this is no kernel's: they have some 5 MiB.
-const MAX_SIZE: u64 = 64 << 20;
+const MAX_SIZE: u64 = 16 << 20;
 /// Unnamed structures in one another further down than this are damage.
 const MAX_DEPTH: u32 = 8;
 /// So many members are looked at for one that is asked for: damaged ones can hold themselves many times over.
