@@ -291,6 +291,8 @@ impl Capture {
             return;
         }
         say!("only {} are free in {}: leaving more pages out", size(free), place.shown().display());
+        let why = format!("a dump of level {} needs about {}", config.dump_level, size(needed));
+        let why = format!("{why}, and {} were free", size(free));
         for level in saving::higher_levels(config.dump_level) {
             let reached = job.reached();
             *job = Job::choose(crashed, &Config { dump_level: level, ..config.clone() });
@@ -299,12 +301,14 @@ impl Capture {
             }
             match job.estimate(&crashed.core) {
                 Ok(needed) if needed <= free => {
-                    return say!("{} needs about {}", job.shown(), size(needed));
+                    say!("{} needs about {}", job.shown(), size(needed));
+                    return job.was_raised(config.dump_level, why);
                 }
                 _ => {}
             }
         }
         say!("warning: the dump may not fit; what fits will be readable");
+        job.was_raised(config.dump_level, why);
     }
 
     /// Copies all of the image; whether it is in the file whole.
@@ -507,6 +511,14 @@ impl Job {
 
     fn reached(&self) -> DumpLevel {
         self.selection.as_ref().map(|selection| selection.report.reached).unwrap_or_default()
+    }
+
+    /// Has the report say that `asked` was asked for, and why more is left out, if it is.
+    fn was_raised(&mut self, asked: DumpLevel, why: String) {
+        if let Some(selection) = self.selection.as_mut().filter(|selection| selection.report.asked != asked) {
+            selection.report.asked = asked;
+            selection.report.reasons.push(why);
+        }
     }
 
     fn estimate<S: ReadAt + Sync>(&self, core: &Core<S>) -> Result<u64, DumpError> {
