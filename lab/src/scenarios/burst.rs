@@ -259,6 +259,13 @@ fn kernel_events(monitor: &str) -> Result<Vec<f64>> {
     monitor.lines().filter(counts).map(time).collect()
 }
 
+/// Whether a call that begins is one that unloads: without segments, or with the flag for it. None: it is no such call.
+fn unloads(event: &str) -> Option<bool> {
+    let by_segments = event.strip_prefix("sys_kexec_load(").map(|words| words.contains("nr_segments: 0,"));
+    let by_flag = |words: &str| words.ends_with("flags: 1)") || words.ends_with("flags: 3)");
+    by_segments.or_else(|| event.strip_prefix("sys_kexec_file_load(").map(by_flag))
+}
+
 /// Programs that were started, by their paths, and calls that loaded: when they ended, and how long they took.
 #[expect(clippy::type_complexity, reason = "two lists")]
 fn traced(trace: &str) -> Result<(Vec<(String, usize)>, Vec<(f64, f64)>)> {
@@ -276,13 +283,7 @@ fn traced(trace: &str) -> Result<(Vec<(String, usize)>, Vec<(f64, f64)>)> {
                 Some((_, count)) => *count += 1,
                 None => programs.push((program, 1)),
             }
-        } else if let Some(arguments) =
-            event.strip_prefix("sys_kexec_load(").or(event.strip_prefix("sys_kexec_file_load("))
-        {
-            // An unload has no segments, or says so.
-            let unloads = arguments.contains("nr_segments: 0,")
-                || arguments.contains("flags: 1)")
-                || arguments.contains("flags: 3)");
+        } else if let Some(unloads) = unloads(event) {
             begun.retain(|(other, _)| *other != who);
             if !unloads {
                 begun.push((who, time));
@@ -296,4 +297,28 @@ fn traced(trace: &str) -> Result<(Vec<(String, usize)>, Vec<(f64, f64)>)> {
     }
     programs.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
     Ok((programs, calls))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_and_loads_are_counted_and_unloads_are_not() {
+        let trace = "# tracer: nop\n\
+            kworker/u4:1-33 [001] ..... 10.000000: sched_process_exec: filename=/usr/bin/true pid=33 old_pid=33\n\
+            hotdump-400 [000] ..... 11.000000: sys_kexec_load(entry: 3f000000, nr_segments: 7, segments: 7f00, flags: 1)\n\
+            hotdump-400 [000] ..... 11.250000: sys_kexec_load -> 0x0\n\
+            kexec-401 [000] ..... 12.000000: sys_kexec_load(entry: 0, nr_segments: 0, segments: 0, flags: 1)\n\
+            kexec-401 [000] ..... 12.100000: sys_kexec_load -> 0x0\n\
+            kexec-402 [001] ..... 13.000000: sys_kexec_file_load(kernel_fd: 3, initrd_fd: 4, cmdline_len: 5, cmdline_ptr: 7f, flags: 2)\n\
+            kexec-402 [001] ..... 13.500000: sys_kexec_file_load -> 0x0\n\
+            kexec-403 [001] ..... 14.000000: sys_kexec_file_load(kernel_fd: 0, initrd_fd: 0, cmdline_len: 0, cmdline_ptr: 0, flags: 3)\n\
+            kexec-403 [001] ..... 14.500000: sys_kexec_file_load -> 0x0\n";
+        let (programs, calls) = traced(trace).unwrap();
+        assert_eq!(programs, [("/usr/bin/true".to_owned(), 1)]);
+        assert_eq!(calls, [(11.25, 0.25), (13.5, 0.5)]);
+        let failed = trace.replace("sys_kexec_file_load -> 0x0", "sys_kexec_file_load -> 0xfffffffffffffff0");
+        assert!(traced(&failed).is_err());
+    }
 }
