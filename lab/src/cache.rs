@@ -161,7 +161,7 @@ impl Kernel {
 /// The packages of the root with servers.
 const SERVERS: [&str; 4] = ["nfs-ganesha", "nfs-ganesha-vfs", "openssh-server", "openssh-client"];
 /// The packages of the root with what brings disks up.
-const STORAGE: [&str; 1] = ["lvm2"];
+const STORAGE: [&str; 2] = ["lvm2", "e2fsprogs"];
 const SERVER_USERS: &str = "root:x:0:0:root:/root:/bin/sh\nsshd:x:100:65534::/run/sshd:/usr/sbin/nologin\nnobody:x:65534:65534::/:/usr/sbin/nologin\n";
 
 /// The directory with everything fetched.

@@ -77,18 +77,18 @@ fn target_ssh(lab: &Lab, name: &str) -> Result<()> {
     crashed.saved_by_hotdump()
 }
 
-/// A volume of a group on the dump disk, with a filesystem.
+/// A volume of a group on the dump disk, with a filesystem: with a journal, because the crash does not unmount it.
 const VOLUME: &str = "modprobe dm_mod && disk=$(findfs LABEL=lab-dumps) && \
     conf='activation{udev_sync=0 udev_rules=0} devices{obtain_device_list_from_udev=0 external_device_info_source=\"none\"}' && \
     lvm pvcreate -ff -y --config \"$conf\" $disk && lvm vgcreate --config \"$conf\" lab-group $disk && \
-    lvm lvcreate -y -Wn -Zn --config \"$conf\" -L 4G -n dumps lab-group && mke2fs -L volume /dev/mapper/lab--group-dumps && \
+    lvm lvcreate -y -Wn -Zn --config \"$conf\" -L 4G -n dumps lab-group && /sbin/mke2fs -q -t ext4 -j -L volume /dev/mapper/lab--group-dumps && \
     mkdir -p /mnt && mount -t ext4 /dev/mapper/lab--group-dumps /mnt";
 /// Bytes that LVM keeps at the start of a disk.
 const LVM_HEAD: u64 = MIB;
 
 fn target_lvm(lab: &Lab, name: &str) -> Result<()> {
     let plan = lab.guest(name, V6_12)?.modules(&["dm_mod"]);
-    let mut guest = plan.programs(&lab.sources.cache.storage()?, &["/sbin/lvm"])?.boot()?;
+    let mut guest = plan.programs(&lab.sources.cache.storage()?, &["/sbin/lvm", "/sbin/mke2fs"])?.boot()?;
     guest.shell(VOLUME)?.ok()?;
     // By the path, as on a machine whose /var lies there.
     let argv = [
