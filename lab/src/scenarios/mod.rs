@@ -22,6 +22,7 @@ mod sleep;
 mod stores;
 mod storm;
 mod targets;
+mod truth;
 mod watchdog;
 
 /// A story that must come true.
@@ -57,6 +58,7 @@ pub fn all() -> Vec<Scenario> {
         flips::ALL,
         personality::ALL,
         targets::ALL,
+        truth::ALL,
         watchdog::ALL,
         judged::ALL,
         sample::ALL,
@@ -78,6 +80,7 @@ pub fn long() -> Vec<Scenario> {
         storm::LONG,
         sleep::LONG,
         targets::LONG,
+        truth::LONG,
         watchdog::LONG,
         judged::LONG,
         sample::LONG,
