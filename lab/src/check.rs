@@ -17,7 +17,7 @@ use object::read::elf::{FileHeader, ProgramHeader};
 use object::{Endianness, ReadCache};
 
 use crate::arch::Arch;
-use crate::kdump;
+use crate::kdump::{self, Parts};
 
 /// A crash dump in ELF form.
 pub struct Core {
@@ -71,7 +71,7 @@ impl Core {
         let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
         let mut start = [0; 8];
         if file.read_exact_at(&mut start, 0).is_ok() && start == kdump::SIGNATURE {
-            return Core::of_kdump(&file, &path.with_extension("memory"), arch);
+            return Core::of_kdump(&file, &path.with_extension("memory"), arch, Parts::All);
         }
         let size = file.metadata()?.len();
         let cache = ReadCache::new(file.try_clone()?);
@@ -96,9 +96,15 @@ impl Core {
         Ok(core)
     }
 
+    /// Opens a kdump-compressed dump that was not written to its end.
+    pub fn open_partial(path: &Path, arch: Arch) -> Result<Core> {
+        let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
+        Core::of_kdump(&file, &path.with_extension("memory"), arch, Parts::Some)
+    }
+
     /// Unpacks a kdump-compressed dump into the file `memory`.
-    fn of_kdump(file: &File, memory: &Path, arch: Arch) -> Result<Core> {
-        let dump = kdump::unpack(file, memory)?;
+    fn of_kdump(file: &File, memory: &Path, arch: Arch, parts: Parts) -> Result<Core> {
+        let dump = kdump::unpack(file, memory, parts)?;
         let segments = dump.held.iter().map(|held| Segment { memory: held.clone(), offset: held.start });
         let mut core = Core {
             file: File::open(memory)?,

@@ -48,6 +48,7 @@ pub struct Guest {
 }
 
 /// A guest that stands still in a file.
+#[derive(Clone)]
 pub struct Frozen {
     machine: Machine,
     at_boot: State,
@@ -55,6 +56,18 @@ pub struct Frozen {
 }
 
 impl Frozen {
+    /// Gives the guests that go on from here a dump disk of `bytes` bytes.
+    pub fn dump_disk(mut self, bytes: u64) -> Self {
+        self.machine.hardware.dump_disk = bytes;
+        self
+    }
+
+    /// Gives them one that takes only so much, see [`Hardware::failing_disk`](crate::machine::Hardware::failing_disk).
+    pub fn failing_disk(mut self) -> Self {
+        self.machine.hardware.failing_disk = true;
+        self
+    }
+
     /// A guest that goes on where the frozen one was, with empty disks.
     pub fn thaw(&self) -> Result<Guest> {
         let (machine, at_boot, tell) = (self.machine.clone(), self.at_boot.clone(), self.tell.clone());
@@ -329,7 +342,27 @@ impl Guest {
 
     /// Has CPU `cpu` panic and waits for the machine's end. Writes the manifest before, if memory was filled.
     pub fn crash(self, cpu: u32) -> Result<Crashed> {
-        self.crash_by(&format!("crash on CPU {cpu}"), Some(cpu), |guest| guest.done(&Request::Crash { cpu }))
+        self.crash_on(cpu, |guest| guest.wait_for_end(patience(400)))
+    }
+
+    /// The same, but the machine is switched off as soon as `seen` finds on the console what it waits for.
+    pub fn crash_and_switch_off(self, cpu: u32, seen: impl Fn(&str) -> bool) -> Result<Crashed> {
+        self.crash_on(cpu, |guest| {
+            let (start, limit) = (Instant::now(), patience(400));
+            while !seen(&guest.console()?) {
+                ensure!(guest.qemu.try_wait()?.is_none(), "the machine ended by itself");
+                ensure!(start.elapsed() < limit, "{} s after the crash it still runs", limit.as_secs());
+                sleep(Duration::from_millis(50));
+            }
+            guest.qemu.kill()?;
+            guest.qemu.wait()?;
+            Ok(start.elapsed())
+        })
+    }
+
+    fn crash_on(self, cpu: u32, end: impl FnOnce(&mut Guest) -> Result<Duration>) -> Result<Crashed> {
+        let crash = |guest: &mut Guest| guest.done(&Request::Crash { cpu });
+        self.crash_by(&format!("crash on CPU {cpu}"), Some(cpu), crash, end)
     }
 
     /// Restarts the guest by its own `reboot`, and waits until it is up again.
@@ -341,11 +374,20 @@ impl Guest {
         Guest::boot_from(self.machine.clone(), From::Again, self.tell.clone())
     }
 
+    /// The same with another reservation.
+    pub fn reboot_with_crashkernel(mut self, value: &str) -> Result<Guest> {
+        let words = self.machine.cmdline.split(' ');
+        let words = words.filter(|word| !word.starts_with("crashkernel=")).map(str::to_owned);
+        self.machine.cmdline = words.chain([format!("crashkernel={value}")]).collect::<Vec<_>>().join(" ");
+        self.reboot()
+    }
+
     /// Runs a line of shell over which the guest is to panic: something in it waits for that. Where the line comes to
     /// its end, the guest panics all the same, for another reason.
     pub fn crash_by_running(self, line: &str) -> Result<Crashed> {
         let later = format!("(sleep 0.2; {line}; echo c > /proc/sysrq-trigger) > /dev/null 2>&1 &");
-        self.crash_by(&format!("crash by: {line}"), None, |guest| guest.shell(&later)?.ok().map(drop))
+        let crash = |guest: &mut Guest| guest.shell(&later)?.ok().map(drop);
+        self.crash_by(&format!("crash by: {line}"), None, crash, |guest| guest.wait_for_end(patience(400)))
     }
 
     fn crash_by(
@@ -353,6 +395,7 @@ impl Guest {
         how: &str,
         cpu: Option<u32>,
         crash: impl FnOnce(&mut Guest) -> Result<()>,
+        end: impl FnOnce(&mut Guest) -> Result<Duration>,
     ) -> Result<Crashed> {
         let before = self.state()?;
         let sealed = self.ask(&Request::Seal { disk: MANIFEST_DISK.into() }, patience(120));
@@ -367,7 +410,7 @@ impl Guest {
         };
         self.say(how);
         crash(&mut self)?;
-        let took = self.wait_for_end(patience(400))?;
+        let took = end(&mut self)?;
         self.say(format!("the machine ended {:.1} s after the crash", took.as_secs_f64()));
         let manifest = if manifest { Some(self.read_manifest()?) } else { None };
         let hot_added = new_blocks(&self.at_boot, &before);
@@ -512,6 +555,16 @@ impl Drop for Guest {
 }
 
 impl Crashed {
+    /// Puts the file system on the dump disk in order, as its next mount would: the machine was switched off.
+    pub fn repair_disk(&self) -> Result<()> {
+        let mut check = std::process::Command::new("e2fsck");
+        check.args(["-p"]).arg(self.paths.dump_disk()).env("PATH", crate::cache::sbin_path());
+        let out = check.output().context("starting e2fsck")?;
+        // 1: there was something to put in order.
+        ensure!(matches!(out.status.code(), Some(0 | 1)), "e2fsck: {}", String::from_utf8_lossy(&out.stdout));
+        Ok(())
+    }
+
     /// Boots the machine again, with its disks as the capture left them.
     pub fn boot_again(&self) -> Result<Guest> {
         Guest::boot_from(self.machine.clone(), From::Again, self.tell.clone())

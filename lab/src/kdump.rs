@@ -31,18 +31,29 @@ pub struct Kdump {
     pub held: Vec<Range<u64>>,
 }
 
+/// How much of a dump must be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parts {
+    /// Every page.
+    All,
+    /// What was written before its writer came to an early end: pages that have no descriptor yet, or lie behind the file's end, are not.
+    Some,
+}
+
 /// Writes the pages of the dump `from` into `to`, each at its physical address, and tells which there are.
 ///
 /// # Errors
 /// If the file is none, or incomplete, or has a page that cannot be read.
-pub fn unpack(from: &File, to: &Path) -> Result<Kdump> {
+pub fn unpack(from: &File, to: &Path, parts: Parts) -> Result<Kdump> {
+    let length = from.metadata()?.len();
     let mut header = vec![0; 2 * PAGE];
     from.read_exact_at(&mut header, 0).context("reading the dump's header")?;
     let int = |at: usize| number(&header, at, 4);
     let long = |at: usize| number(&header, PAGE + at, 8);
     let (status, block, sub_blocks, bitmap_blocks) = (int(424), int(428), int(432), int(436));
     ensure!(block == PAGE as u64, "pages of {block} bytes: the lab reads those of {PAGE}");
-    ensure!(status & 8 == 0, "the header says that the dump is incomplete");
+    let is_whole = status & 8 == 0;
+    ensure!(is_whole == (parts == Parts::All), "the header says that the dump is complete: {is_whole}");
     let notes = read(from, long(48), long(56))?;
     let bitmaps = read(from, (1 + sub_blocks) * block, bitmap_blocks * block)?;
     let second = &bitmaps[bitmaps.len() / 2..];
@@ -57,6 +68,9 @@ pub fn unpack(from: &File, to: &Path) -> Result<Kdump> {
         descriptors += DESCRIPTOR as u64;
         let (offset, size, flags) =
             (number(&descriptor, 0, 8), number(&descriptor, 8, 4), number(&descriptor, 12, 4));
+        if parts == Parts::Some && (size == 0 || offset + size > length) {
+            continue;
+        }
         let packed = read(from, offset, size).with_context(|| format!("page frame {frame:#x}"))?;
         let page = unpack_page(packed, flags, &mut zstd).with_context(|| format!("page frame {frame:#x}"))?;
         ensure!(page.len() == PAGE, "page frame {frame:#x} has {} bytes", page.len());
@@ -156,7 +170,7 @@ mod tests {
         let dir = tempfile();
         for bytes in [vec![], vec![0; 100], vec![0; 3 * PAGE], vec![0xff; 3 * PAGE]] {
             std::fs::write(dir.join("dump"), &bytes).unwrap();
-            assert!(unpack(&File::open(dir.join("dump")).unwrap(), &dir.join("memory")).is_err());
+            assert!(unpack(&File::open(dir.join("dump")).unwrap(), &dir.join("memory"), Parts::All).is_err());
         }
         std::fs::remove_dir_all(dir).unwrap();
     }

@@ -13,7 +13,7 @@ use crate::files::{DUMP_LABEL, Extra, Sources};
 use crate::guest::{Crashed, Guest};
 use crate::machine::{Clock, Firmware, Hardware, Machine, Paths};
 use crate::say::Teller;
-use crate::userland;
+use crate::userland::{self, More};
 
 /// Where the capture initramfs made of busybox is in a guest.
 pub const BUSYBOX_CAPTURE: &str = "/boot/capture-busybox.cpio";
@@ -246,9 +246,17 @@ impl Plan<'_> {
     ///
     /// # Errors
     /// If the lab has no such Debian and cannot make one.
-    pub fn debian(mut self, given: &[PathBuf]) -> Result<Self> {
+    pub fn debian(self, given: &[PathBuf]) -> Result<Self> {
+        self.debian_with(None, given)
+    }
+
+    /// The same, where the Debian has `more`.
+    ///
+    /// # Errors
+    /// As [`Plan::debian`].
+    pub fn debian_with(mut self, more: Option<More>, given: &[PathBuf]) -> Result<Self> {
         let tell = Teller::new(&self.name);
-        self.kernel = self.lab.sources.cache.userland(self.kernel.line, &|line| tell.say(line))?;
+        self.kernel = self.lab.sources.cache.userland(self.kernel.line, more, &|line| tell.say(line))?;
         self.hardware.disk_root = Some(self.lab.paths(&self.name).disk_root());
         self.given = given.to_vec();
         Ok(self.cmdline(&format!("root=LABEL={DUMP_LABEL} rw")))

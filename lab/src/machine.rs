@@ -20,6 +20,12 @@ pub const GIB: u64 = 1 << 30;
 pub const MANIFEST_DISK: &str = "manifest";
 const MANIFEST_BYTES: u64 = 256 * MIB;
 
+/// Where a disk that fails does so first, and at what distances from there on, in bytes.
+pub const GOOD_BYTES: u64 = 96 * MIB;
+const BETWEEN_BAD: u64 = 8 * MIB;
+/// Sectors that it takes no write for.
+const BAD_SECTORS: u64 = 64;
+
 /// What starts the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Firmware {
@@ -79,6 +85,8 @@ pub struct Hardware {
     pub memory_in_file: bool,
     /// Size of the dump disk in bytes.
     pub dump_disk: u64,
+    /// The dump disk takes nothing for some sectors from [`GOOD_BYTES`] on: a write there is an error.
+    pub failing_disk: bool,
     /// The directory that the dump disk begins as; none: it is empty.
     pub disk_root: Option<PathBuf>,
     /// Memory modules that are there at boot besides the memory, by their sizes in bytes. The kernel takes them for
@@ -99,6 +107,7 @@ impl Hardware {
             clock: Clock::Real,
             memory_in_file: false,
             dump_disk: 16 * GIB,
+            failing_disk: false,
             disk_root: None,
             dimms: Vec::new(),
             network: false,
@@ -247,7 +256,22 @@ impl Hardware {
         command.args(["-serial", &format!("file:{}", text(&paths.console())?)]);
         command.args(["-serial", &format!("unix:{},server=on,wait=off", text(&paths.agent_socket())?)]);
         for (serial, path) in [("dump", paths.dump_disk()), (MANIFEST_DISK, paths.manifest_disk())] {
-            let drive = format!("if=none,id={serial},format=raw,cache=unsafe,file={}", text(&path)?);
+            let mut drive = format!("if=none,id={serial},format=raw,cache=unsafe");
+            if self.failing_disk && serial != MANIFEST_DISK {
+                drive += &format!(
+                    ",file.driver=blkdebug,file.image.driver=file,file.image.filename={}",
+                    text(&path)?
+                );
+                for number in 0..BAD_SECTORS {
+                    let rule = format!("file.inject-error.{number}");
+                    let sector = (GOOD_BYTES + number * BETWEEN_BAD) / 512;
+                    drive += &format!(
+                        ",{rule}.event=none,{rule}.iotype=write,{rule}.errno=5,{rule}.sector={sector}"
+                    );
+                }
+            } else {
+                drive += &format!(",file={}", text(&path)?);
+            }
             command.args([
                 "-drive",
                 &drive,

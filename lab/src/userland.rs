@@ -25,6 +25,19 @@ const PACKAGES: [&str; 12] = [
     "linux-headers-amd64",
 ];
 
+/// What a root of another recipe has besides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct More {
+    /// What the root is called by, behind the line's name.
+    pub name: &'static str,
+    /// Packages.
+    pub packages: &'static [&'static str],
+}
+
+/// Debian's own kdump service, as it is installed.
+pub const KDUMP_TOOLS: More =
+    More { name: "kdump-tools", packages: &["kdump-tools", "makedumpfile", "perl"] };
+
 /// Where the packages that a guest is to install lie in it, and what else is given to it.
 pub const DEBS: &str = "/root/debs";
 
@@ -48,20 +61,25 @@ WantedBy=multi-user.target
 const CPU_RULE: &str = "SUBSYSTEM==\"cpu\", ACTION==\"add\", TEST==\"online\", ATTR{online}=\"1\"\n";
 
 impl Cache {
-    /// The root of a whole Debian of the line's suite, which is made where it is not there yet, and the kernel in it.
+    /// The root of a whole Debian of the line's suite, with `more` or without, which is made where it is not there yet, and the kernel in it.
     ///
     /// # Errors
     /// If it cannot be made: as root only, because its packages are set up.
-    pub fn userland(&self, line: KernelLine, say: &dyn Fn(String)) -> Result<Kernel> {
+    pub fn userland(&self, line: KernelLine, more: Option<More>, say: &dyn Fn(String)) -> Result<Kernel> {
         let _one_at_a_time = self.lock()?;
-        let root = self.dir().join("userland").join(line.name());
-        let recipe = PACKAGES.join("\n");
+        let name = match more {
+            Some(more) => format!("{}-{}", line.name(), more.name),
+            None => line.name().to_owned(),
+        };
+        let root = self.dir().join("userland").join(&name);
+        let packages = [PACKAGES.as_slice(), more.map_or(&[], |more| more.packages)].concat();
+        let recipe = packages.join("\n");
         let made_by = made_by(&root);
         if !root.exists() || fs::read_to_string(&made_by).ok().as_ref() != Some(&recipe) {
             say(format!("Debian {}: making a whole one", line.suite()));
-            let new = self.dir().join("userland").join(format!("new-{}", line.name()));
+            let new = self.dir().join("userland").join(format!("new-{name}"));
             debian::recreate(&new)?;
-            debian::make_system(line.suite(), &PACKAGES, &new)?;
+            debian::make_system(line.suite(), &packages, &new)?;
             crate::cache::put_in_place(&new, &root)?;
             fs::write(&made_by, recipe)?;
         }

@@ -8,6 +8,7 @@ use crate::lab::Lab;
 mod administrator;
 mod burst;
 mod contrast;
+mod failures;
 mod flips;
 mod judged;
 mod misuse;
@@ -15,6 +16,7 @@ mod module;
 mod personality;
 mod powerpc;
 mod refusals;
+mod road;
 mod rounds;
 mod sample;
 mod service;
@@ -61,6 +63,8 @@ pub fn all() -> Vec<Scenario> {
         truth::ALL,
         watchdog::ALL,
         judged::ALL,
+        failures::ALL,
+        road::ALL,
         sample::ALL,
     ]
     .concat()
@@ -83,6 +87,8 @@ pub fn long() -> Vec<Scenario> {
         truth::LONG,
         watchdog::LONG,
         judged::LONG,
+        failures::LONG,
+        road::LONG,
         sample::LONG,
     ]
     .concat()

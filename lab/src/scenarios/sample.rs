@@ -17,7 +17,7 @@ scenarios! {
 }
 
 /// What programs leave in memory: files that were read, text, what does not shrink.
-const WORK: &str = "\
+pub(super) const WORK: &str = "\
     find /usr -xdev -type f -exec cat {} + > /dev/null; \
     dd if=/dev/urandom of=/dev/shm/noise bs=1M count=64 status=none; \
     perl -e '$| = 1; push @a, sprintf(\"line %d of some text, %x\\n\", $_, $_ * 40503) for 1..1000000; print \"done\"; sleep' > /run/text & \
