@@ -30,6 +30,15 @@ pub(crate) fn parse_list(text: &str) -> Result<Vec<u32>, Fault> {
     Ok(cpus.into_iter().collect())
 }
 
+/// Flags of CPUs (arch/x86/include/asm/cpufeatures.h) that can encrypt memory, or whose memory is.
+const ENCRYPTION: [&str; 5] = ["sme", "sev", "sev_es", "sev_snp", "tdx_guest"];
+
+/// Whether the first CPU of /proc/cpuinfo has such a flag.
+pub(crate) fn may_encrypt_memory(cpuinfo: &str) -> bool {
+    let flags = cpuinfo.lines().find_map(|line| line.strip_prefix("flags")?.split_once(':'));
+    flags.is_some_and(|(_, flags)| flags.split_whitespace().any(|flag| ENCRYPTION.contains(&flag)))
+}
+
 fn number(text: &str) -> Option<u32> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }

@@ -254,6 +254,13 @@ impl Host {
         Ok(systab.flatten())
     }
 
+    /// Whether the CPU can encrypt memory, or it is a guest's whose memory is encrypted: AMD's SME and SEV, Intel's TDX, by
+    /// the flags in /proc/cpuinfo. Whether it is in use cannot be told from there.
+    pub fn may_encrypt_memory(&self) -> Result<bool, HostError> {
+        let text = self.root.text("/proc/cpuinfo", "is /proc mounted?")?;
+        Ok(cpus::may_encrypt_memory(&text))
+    }
+
     /// The running kernel's command line.
     pub fn cmdline(&self) -> Result<String, HostError> {
         self.root.text("/proc/cmdline", "is /proc mounted?")

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use host::Host;
+use kexec::cmdline::{bounce_buffers, bounces_little};
 use serde::{Deserialize, Serialize};
 
 use crate::capture::usage::MemoryUse;
@@ -36,8 +37,6 @@ const TOO_LITTLE: u8 = 2;
 /// disk and network took 166 MiB of 256: 22 for the initramfs, 64 for bounce buffers, 4 for page structures, 39 for its image by its own
 /// count, and 8 of the rest for the program.
 const REST: u64 = 40 << 20;
-/// What x86 sets aside for devices that reach no memory above 4 GiB (swiotlb), also where there is none but a little below.
-const BOUNCE: u64 = if cfg!(target_arch = "x86_64") { 64 << 20 } else { 0 };
 /// Bytes of one page, and of the structure that the kernel keeps for it.
 const PAGE: u64 = 4096;
 const PAGE_STRUCT: u64 = 64;
@@ -116,6 +115,8 @@ struct Sizes {
     /// The initramfs, packed and unpacked.
     packed: u64,
     unpacked: u64,
+    /// Bounce buffers for devices.
+    bounce: u64,
     /// Whether pages are left out of dumps.
     filters: bool,
 }
@@ -154,6 +155,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
         kernel: kernel.len(),
         packed: prepared.size,
         unpacked: prepared.unpacked,
+        bounce: bounce_buffers(bounces_little(&host)),
         filters: prepared.config.dump_level.number() != 0,
     };
     let dumps = args.directory.clone().or_else(|| prepared.dumps());
@@ -212,7 +214,7 @@ fn by_sizes(sizes: Sizes) -> Estimate {
     let parts = vec![
         part("the kernel's image", sizes.kernel),
         part("the initramfs, unpacked", sizes.unpacked),
-        part("bounce buffers for devices", BOUNCE),
+        part("bounce buffers for devices", sizes.bounce),
         part(what, rest),
         part("bitmaps for the filter", bitmaps(sizes, sizes.memory)),
     ];
@@ -309,6 +311,7 @@ mod tests {
         kernel: 40 * MIB,
         packed: 6 * MIB,
         unpacked: 14 * MIB,
+        bounce: 64 * MIB,
         filters: true,
     };
 
@@ -344,15 +347,11 @@ mod tests {
     fn sizes_are_added_up_where_nothing_is_known() {
         let estimate = by_sizes(SIZES);
         let bytes: Vec<u64> = estimate.parts.iter().map(|part| part.bytes / MIB).collect();
-        let bounce = BOUNCE / MIB;
-        assert_eq!(
-            bytes.iter().sum::<u64>(),
-            40 + 14 + bounce + 40 + 4 + bytes.last().unwrap(),
-            "{estimate:?}"
-        );
-        if bounce > 0 {
-            assert_eq!((bytes.as_slice(), estimate.recommended), (&[40, 14, 64, 40, 4, 3][..], 208 * MIB));
-        }
+        assert_eq!((bytes.as_slice(), estimate.recommended), (&[40, 14, 64, 40, 4, 3][..], 208 * MIB));
+        let few = by_sizes(Sizes { bounce: 8 * MIB, ..SIZES });
+        assert_eq!(few.recommended, 144 * MIB, "{few:?}");
+        let none = by_sizes(Sizes { bounce: 0, ..SIZES });
+        assert!(none.parts.iter().all(|part| !part.what.contains("bounce")), "{none:?}");
         let large = by_sizes(Sizes { packed: 60 * MIB, ..SIZES });
         assert!(
             large.parts.contains(&part("the initramfs, packed, until it is unpacked", 60 * MIB)),

@@ -3,6 +3,8 @@
 //! [`crash_cmdline`] makes one from the running kernel's, or takes the user's. Parameters are separated by blanks; double
 //! quotes hold blanks together, as the kernel reads them (lib/cmdline.c, next_arg). What follows `--` is for init.
 
+use elfcorehdr::PhysAddr;
+use host::Host;
 use thiserror::Error;
 
 /// A command line that cannot be passed to a kernel.
@@ -33,8 +35,10 @@ pub struct Overrides<'a> {
     pub remove: &'a [&'a str],
     /// Text to append.
     pub append: Option<&'a str>,
-    /// Whether to leave out the [`DEFAULTS`].
+    /// Whether to leave out the [`DEFAULTS`], and [`SMALL_BOUNCE`] with them.
     pub no_defaults: bool,
+    /// Whether devices reach all memory of the capture kernel: then it gets [`SMALL_BOUNCE`]. See [`bounces_little`].
+    pub small_bounce: bool,
 }
 
 /// Added unless the line has a parameter of that name already: the user's word counts.
@@ -47,6 +51,26 @@ pub struct Overrides<'a> {
 /// | `acpi_no_memhotplug` (x86) | ACPI would hand hot-added memory of the crashed kernel to the capture kernel as its own |
 /// | `noirqdistrib` (PowerPC) | interrupts go to the one CPU |
 pub const DEFAULTS: &[&str] = crate::arch::CMDLINE_DEFAULTS;
+
+/// What a capture kernel gets on top of the [`DEFAULTS`] whose devices reach all of its memory: on x86 `swiotlb=4096`, which is
+/// 8 MiB of bounce buffers (in slots of 2 KiB, include/linux/swiotlb.h). Kernels set 64 MiB aside where the machine has or may get
+/// memory above 4 GiB (pci_swiotlb_detect), whatever the capture kernel itself has: that is half of a reservation of 128 MiB.
+/// Nothing on PowerPC, where only secure guests have such buffers.
+pub const SMALL_BOUNCE: &[&str] = crate::arch::SMALL_BOUNCE;
+
+/// Bytes of bounce buffers that a capture kernel of this architecture sets aside; `small`: with [`SMALL_BOUNCE`].
+pub const fn bounce_buffers(small: bool) -> u64 {
+    crate::arch::bounce_buffers(small)
+}
+
+/// Whether few bounce buffers are enough for a capture kernel in this machine's reservation: all of it lies below 4 GiB, where devices with
+/// 32 address bits reach, and no memory is encrypted. Where it is, or may be (the CPU says so: AMD's SME and SEV, Intel's TDX),
+/// every transfer takes a bounce buffer, and the kernel knows best how many; as it does where the machine does not tell.
+pub fn bounces_little(host: &Host) -> bool {
+    const REACHED: PhysAddr = PhysAddr(1 << 32);
+    let reached = matches!(host.reservations(), Ok(Some(found)) if found.main.end() <= REACHED);
+    reached && matches!(host.may_encrypt_memory(), Ok(false))
+}
 
 /// Two ways to say how many CPUs there shall be.
 const CPUS: [&str; 2] = ["nr_cpus", "maxcpus"];
@@ -69,7 +93,7 @@ pub const REMOVED: [(&str, &str); 26] = [
     ("movablecore", "divides memory that the capture kernel does not have"),
     ("kernelcore", "divides memory that the capture kernel does not have"),
     ("memhp_default_state", "no memory is to be added to the capture kernel"),
-    ("swiotlb", "sized for all of the machine's memory; the capture kernel's default fits it"),
+    ("swiotlb", "sized for all of the machine's memory; the capture kernel gets its own"),
     ("log_buf_len", "sized for the running kernel; costs the capture kernel memory"),
     ("transparent_hugepage", "costs the capture kernel memory"),
     ("nr_cpus", "set to 1, unless the appended text says otherwise"),
@@ -107,7 +131,8 @@ pub fn crash_cmdline(source: Source<'_>, overrides: &Overrides<'_>) -> Result<St
             same(word, default) || [word, default].iter().all(|name| CPUS.contains(name))
         };
         let missing = |default: &&str| !parts.iter().any(|word| said(name(word), name(default)));
-        let defaults: Vec<&str> = DEFAULTS.iter().copied().filter(missing).collect();
+        let bounce = if overrides.small_bounce { SMALL_BOUNCE } else { &[] };
+        let defaults: Vec<&str> = DEFAULTS.iter().chain(bounce).copied().filter(missing).collect();
         parts.extend(defaults);
     }
     // What is for init comes last: the kernel does not read behind `--`.
@@ -163,6 +188,8 @@ fn same(left: &str, right: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use proptest::prelude::*;
 
@@ -172,6 +199,7 @@ mod tests {
         let none = Overrides::default();
         // How many CPUs comes first.
         let (added, others) = (DEFAULTS.join(" "), DEFAULTS[1..].join(" "));
+        let bouncing = |line: &str| [&[line], DEFAULTS, SMALL_BOUNCE].concat().join(" ");
         let cases: &[(Source<'_>, Overrides<'_>, &str)] = &[
             (Given(""), none.clone(), &added),
             (Given("console=ttyS0"), none.clone(), &format!("console=ttyS0 {added}")),
@@ -198,7 +226,7 @@ mod tests {
             (Given("a b"), Overrides { no_defaults: true, ..none.clone() }, "a b"),
             (
                 Running("a b=1 c b"),
-                Overrides { remove: &["b"], append: Some("d"), no_defaults: true },
+                Overrides { remove: &["b"], append: Some("d"), no_defaults: true, ..none.clone() },
                 "a c d",
             ),
             // Quotes hold blanks together.
@@ -214,7 +242,15 @@ mod tests {
                 Overrides { append: Some("b -- t"), no_defaults: true, ..none.clone() },
                 "a b -- s t",
             ),
-            (Given("  a \t b \n"), Overrides { no_defaults: true, ..none }, "a b"),
+            (Given("  a \t b \n"), Overrides { no_defaults: true, ..none.clone() }, "a b"),
+            // Bounce buffers: the running kernel's number is for all of its memory, the user's word counts.
+            (Running("swiotlb=262144 a"), Overrides { small_bounce: true, ..none.clone() }, &bouncing("a")),
+            (
+                Given("swiotlb=force"),
+                Overrides { small_bounce: true, ..none.clone() },
+                &format!("swiotlb=force {added}"),
+            ),
+            (Given("a"), Overrides { small_bounce: true, no_defaults: true, ..none }, "a"),
         ];
         for (source, overrides, expected) in cases {
             assert_eq!(
@@ -222,6 +258,32 @@ mod tests {
                 Ok(*expected),
                 "{source:?} {overrides:?}"
             );
+        }
+    }
+
+    #[test]
+    fn few_bounce_buffers_are_for_reservations_that_devices_reach() {
+        const LOW: &str = "00100000-7fffffff : System RAM\n  20000000-2fffffff : Crash kernel\n";
+        const HIGH: &str = "100000000-27fffffff : System RAM\n  20f000000-27effffff : Crash kernel\n";
+        const PLAIN: &str = "processor\t: 0\nflags\t\t: fpu sse2 sevenless\n";
+        const EPYC: &str = "processor\t: 0\nflags\t\t: fpu sse2 sme sev sev_es\n";
+        let cases = [
+            (Some(LOW), Some(PLAIN), true),
+            (Some(HIGH), Some(PLAIN), false),
+            (Some(LOW), Some(EPYC), false),
+            (Some("00100000-7fffffff : System RAM\n"), Some(PLAIN), false),
+            (Some(LOW), None, false),
+            (None, Some(PLAIN), false),
+        ];
+        for (iomem, cpuinfo, expected) in cases {
+            let dir = tempfile::tempdir().unwrap();
+            fs::create_dir(dir.path().join("proc")).unwrap();
+            for (name, text) in [("iomem", iomem), ("cpuinfo", cpuinfo)] {
+                if let Some(text) = text {
+                    fs::write(dir.path().join("proc").join(name), text).unwrap();
+                }
+            }
+            assert_eq!(bounces_little(&Host::at(dir.path())), expected, "{iomem:?} {cpuinfo:?}");
         }
     }
 

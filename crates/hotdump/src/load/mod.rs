@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::builder::{TypedValueParser as _, ValueParser};
 use elfcorehdr::PhysAddr;
 use host::{CrashHotplug, Host};
-use kexec::cmdline::{Overrides, Source, crash_cmdline};
+use kexec::cmdline::{Overrides, Source, bounces_little, crash_cmdline};
 use kexec::{Call, Keeper, PlanFacts, Target, Warning};
 use serde::Serialize;
 
@@ -49,7 +49,8 @@ pub(crate) struct Args {
     /// Remove this parameter from the command line (may be given again)
     #[arg(long, value_name = "NAME")]
     remove: Vec<String>,
-    /// Do not add nr_cpus=1 reset_devices irqpoll acpi_no_memhotplug (PowerPC: maxcpus=1 reset_devices irqpoll noirqdistrib)
+    /// Do not add nr_cpus=1 reset_devices irqpoll acpi_no_memhotplug, and swiotlb=4096 where all of the reservation lies
+    /// below 4 GiB and no memory can be encrypted (PowerPC: maxcpus=1 reset_devices irqpoll noirqdistrib)
     #[arg(long)]
     no_defaults: bool,
     /// Which system call to load by
@@ -249,8 +250,12 @@ impl Args {
         let running = host.cmdline()?;
         let source = self.command_line.as_deref().map_or(Source::Running(&running), Source::Given);
         let remove: Vec<&str> = self.remove.iter().map(String::as_str).collect();
-        let overrides =
-            Overrides { remove: &remove, append: self.append.as_deref(), no_defaults: self.no_defaults };
+        let overrides = Overrides {
+            remove: &remove,
+            append: self.append.as_deref(),
+            no_defaults: self.no_defaults,
+            small_bounce: bounces_little(host),
+        };
         Ok(Job {
             kernel,
             initrd,

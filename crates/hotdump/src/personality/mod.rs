@@ -279,7 +279,12 @@ impl Work {
             None => given.to_owned(),
         };
         let source = if self.crash { Source::Running(base) } else { Source::Given(base) };
-        let overrides = Overrides { remove: &["BOOT_IMAGE"], append: Some(&append), no_defaults: true };
+        let overrides = Overrides {
+            remove: &["BOOT_IMAGE"],
+            append: Some(&append),
+            no_defaults: true,
+            small_bounce: false,
+        };
         crash_cmdline(source, &overrides)
             .map_err(|error| Failure::new(code::FAILED, format!("command line: {error}")))
     }

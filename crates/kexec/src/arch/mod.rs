@@ -11,6 +11,7 @@
 //! | `BOOT_DATA_FOLLOWS_CPUS` | whether CPUs that come change the boot data: then it has a spare place, and no digest while it is kept current |
 //! | `HOTPLUG_FLAGS` | how kexec_load is told that the running kernel keeps the image current |
 //! | `CMDLINE_DEFAULTS` | what every capture kernel is told |
+//! | `SMALL_BOUNCE`, `bounce_buffers` | how a capture kernel is told to set aside few bounce buffers, and how many bytes it sets aside so and else |
 //! | `KERNEL_FILE` | what kernel files are called |
 //!
 //! What needs nothing of the native machine is compiled for the tests of every architecture.
@@ -27,7 +28,7 @@ use x86_64 as native;
 
 pub(crate) use native::{
     BOOT_DATA_FOLLOWS_CPUS, BootData, CMDLINE_DEFAULTS, CRASH_NOTES_SIZE, HOTPLUG_FLAGS, Image,
-    KEEPS_LOW_MEMORY, KERNEL_FILE, MACHINE, SEGMENT_ALIGN, control_pages,
+    KEEPS_LOW_MEMORY, KERNEL_FILE, MACHINE, SEGMENT_ALIGN, SMALL_BOUNCE, bounce_buffers, control_pages,
 };
 #[cfg(test)]
 pub(crate) use native::{SAMPLE_ENTRY, SAMPLE_MACHINES, sample_kernel};

@@ -40,6 +40,14 @@ pub(crate) const HOTPLUG_FLAGS: &[u64] = &[KEXEC_CRASH_HOTPLUG_SUPPORT];
 /// before 6.9 that counts only the lowest-numbered CPU, and any can be the one that crashed.
 pub(crate) const CMDLINE_DEFAULTS: &[&str] = &["maxcpus=1", "reset_devices", "irqpoll", "noirqdistrib"];
 
+/// See [`crate::cmdline::SMALL_BOUNCE`].
+pub(crate) const SMALL_BOUNCE: &[&str] = &[];
+
+/// See [`crate::cmdline::bounce_buffers`].
+pub(crate) const fn bounce_buffers(_: bool) -> u64 {
+    0
+}
+
 /// What a kernel file should be, and what distributions call it.
 pub(crate) const KERNEL_FILE: (&str, &str) =
     ("vmlinux", "/boot/vmlinux-<release> or /boot/vmlinuz-<release>");

@@ -38,6 +38,14 @@ pub(crate) const HOTPLUG_FLAGS: &[u64] = &[KEXEC_CRASH_HOTPLUG_SUPPORT, KEXEC_UP
 /// What a capture kernel is told unless the command line says otherwise, see [`crate::cmdline::DEFAULTS`].
 pub(crate) const CMDLINE_DEFAULTS: &[&str] = &["nr_cpus=1", "reset_devices", "irqpoll", "acpi_no_memhotplug"];
 
+/// See [`crate::cmdline::SMALL_BOUNCE`].
+pub(crate) const SMALL_BOUNCE: &[&str] = &["swiotlb=4096"];
+
+/// See [`crate::cmdline::bounce_buffers`]: 64 MiB is the kernel's own number (IO_TLB_DEFAULT_SIZE).
+pub(crate) const fn bounce_buffers(small: bool) -> u64 {
+    if small { 4096 * 2048 } else { 64 << 20 }
+}
+
 /// What a kernel file should be, and what distributions call it.
 pub(crate) const KERNEL_FILE: (&str, &str) = ("bzImage", "/boot/vmlinuz-<release>");
 
