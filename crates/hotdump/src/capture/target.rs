@@ -227,7 +227,9 @@ fn run(command: &[String]) {
     match Command::new(program).args(arguments).stdin(Stdio::null()).output() {
         Ok(output) => {
             let told = String::from_utf8_lossy(&output.stderr);
-            say!("{program}: {}; {}", output.status, told.trim().replace('\n', "; "));
+            let lines = told.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned);
+            let parts: Vec<String> = [output.status.to_string()].into_iter().chain(lines).collect();
+            say!("{program}: {}", parts.join("; "));
         }
         Err(error) => say!("cannot start {program}: {error}"),
     }
