@@ -111,6 +111,10 @@ impl Sink for Counted {
         Ok(())
     }
 
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     fn finish(&self, _len: u64) -> io::Result<()> {
         Ok(())
     }
@@ -131,6 +135,10 @@ impl Sink for Recorded<'_> {
 
     fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
         self.file.reserve(offset, len)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync()
     }
 
     fn finish(&self, len: u64) -> io::Result<()> {

@@ -14,6 +14,9 @@ use crate::window::MAX_WINDOW;
 /// How much is mapped or read at once, in bytes.
 const WINDOW: usize = MAX_WINDOW;
 
+/// How much of what is mapped is taken out at once, in bytes: little enough to stay in a processor's cache.
+const PIECE: usize = 256 << 10;
+
 /// How far a copy has come.
 #[derive(Debug, Clone, Copy)]
 pub struct Progress {
@@ -109,6 +112,7 @@ pub fn copy_sparse<S: ReadAt>(
     let total = core.size();
     let mut copied = Copied { size: total, ..Copied::default() };
     let mut buffer = Vec::new();
+    let mut piece = Vec::new();
     let failed = |offset, source, copied: Copied| CopyError { offset, source, copied: Box::new(copied) };
     if let Err(error) = dump.finish(total) {
         return Err(failed(0, error, copied));
@@ -119,12 +123,16 @@ pub fn copy_sparse<S: ReadAt>(
         let result = match core.source().map(offset, len) {
             Some(window) => {
                 let bad = |page: usize| window.is_bad(page);
-                Pages { core, dump, skip, offset }.copy(window.bytes(), &bad, &mut copied)
+                Pages { core, dump, skip, offset, piece: Some(&mut piece) }.copy(
+                    window.bytes(),
+                    &bad,
+                    &mut copied,
+                )
             }
             None => {
                 let bad = read_pages(core.source(), offset, len, &mut buffer);
                 let bad = |page: usize| bad.get(page).copied().unwrap_or(false);
-                Pages { core, dump, skip, offset }.copy(&buffer, &bad, &mut copied)
+                Pages { core, dump, skip, offset, piece: None }.copy(&buffer, &bad, &mut copied)
             }
         };
         if let Err(error) = result {
@@ -154,11 +162,15 @@ struct Pages<'a, S> {
     skip: &'a dyn Fn(PhysAddr) -> bool,
     /// The window's offset in image and dump.
     offset: u64,
+    /// For a window whose bytes may change at any time: devices of a crashed machine may still write to its memory, and
+    /// hypervisors do (PowerPC's count there how often a CPU ran). What is written is taken out first, so that all who get it,
+    /// such as a checksum, get the same.
+    piece: Option<&'a mut Vec<u8>>,
 }
 
 impl<S: ReadAt> Pages<'_, S> {
     /// Writes the window's data pages, neighbours in one go, and counts all pages.
-    fn copy(&self, bytes: &[u8], is_bad: &dyn Fn(usize) -> bool, copied: &mut Copied) -> io::Result<()> {
+    fn copy(mut self, bytes: &[u8], is_bad: &dyn Fn(usize) -> bool, copied: &mut Copied) -> io::Result<()> {
         // Data pages seen and not yet written start here.
         let mut pending = None;
         for (number, page) in bytes.chunks(PAGE).enumerate() {
@@ -196,11 +208,22 @@ impl<S: ReadAt> Pages<'_, S> {
     }
 
     /// Writes the data pages from `from` up to `to`, if there are any.
-    fn write(&self, bytes: &[u8], from: Option<usize>, to: usize, copied: &mut Copied) -> io::Result<()> {
-        if let Some((from, data)) = from.and_then(|from| Some((from, bytes.get(from..to)?))) {
-            self.dump.write_at(self.offset + from as u64, data)?;
-            copied.data_pages += data.len().div_ceil(PAGE) as u64;
+    fn write(&mut self, bytes: &[u8], from: Option<usize>, to: usize, copied: &mut Copied) -> io::Result<()> {
+        let Some((from, data)) = from.and_then(|from| Some((from, bytes.get(from..to)?))) else {
+            return Ok(());
+        };
+        let offset = self.offset + from as u64;
+        match &mut self.piece {
+            None => self.dump.write_at(offset, data)?,
+            Some(piece) => {
+                for (number, data) in data.chunks(PIECE).enumerate() {
+                    piece.clear();
+                    piece.extend_from_slice(data);
+                    self.dump.write_at(offset + (number * PIECE) as u64, piece)?;
+                }
+            }
         }
+        copied.data_pages += data.len().div_ceil(PAGE) as u64;
         Ok(())
     }
 

@@ -3,12 +3,13 @@
 mod support;
 
 use std::fs::File;
-use std::io::{Read as _, Seek as _};
+use std::io::{self, Read as _, Seek as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 
 use elfcorehdr::PhysAddr;
 use proptest::prelude::*;
 use support::{ElfCore, Holed, PAGE};
+use vmcore::dump::Sink;
 use vmcore::{BadRun, Core, copy_sparse};
 
 fn contents(mut file: &File) -> Vec<u8> {
@@ -55,6 +56,44 @@ fn a_mapped_file_and_a_read_one_give_the_same_dump_with_holes() {
         assert_eq!(contents(dump), bytes);
         assert!(dump.metadata().unwrap().blocks() * 512 < 1 << 20, "zero pages take no room");
     }
+}
+
+/// A dump whose source changes under each write, as the memory of a crashed machine does where a device or a hypervisor goes on.
+struct Unsettled {
+    memory: File,
+    dump: File,
+}
+
+impl Sink for Unsettled {
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let before = bytes.to_vec();
+        let changed: Vec<u8> = bytes.iter().map(|byte| !byte).collect();
+        self.memory.write_all_at(&changed, offset)?;
+        assert_eq!(bytes, before, "what is to be written changes under the one who writes");
+        self.dump.write_all_at(bytes, offset)
+    }
+
+    fn reserve(&self, _: u64, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn finish(&self, len: u64) -> io::Result<()> {
+        self.dump.set_len(len)
+    }
+}
+
+#[test]
+fn memory_that_changes_while_it_is_written_is_the_same_for_all_who_look() {
+    let bytes = large().bytes();
+    let memory = tempfile::tempfile().unwrap();
+    memory.write_all_at(&bytes, 0).unwrap();
+    let dump = Unsettled { memory: memory.try_clone().unwrap(), dump: tempfile::tempfile().unwrap() };
+    copy_sparse(&Core::open(memory).unwrap(), &dump, &|_| false, |_| {}).unwrap();
+    assert_eq!(contents(&dump.dump), bytes);
 }
 
 #[test]

@@ -20,11 +20,13 @@ const CODECS: [Codec; 5] = [Codec::Zstd, Codec::Zlib, Codec::Lzo, Codec::Snappy,
 struct Disk {
     bytes: Mutex<Vec<u8>>,
     room: usize,
+    /// What was written may be lost: the disk says so only when it is asked for all of it.
+    fails_late: bool,
 }
 
 impl Disk {
     fn new(room: usize) -> Self {
-        Self { bytes: Mutex::default(), room }
+        Self { bytes: Mutex::default(), room, fails_late: false }
     }
 
     fn bytes(self) -> Vec<u8> {
@@ -47,6 +49,10 @@ impl Sink for Disk {
 
     fn reserve(&self, _offset: u64, _len: u64) -> io::Result<()> {
         Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        if self.fails_late { Err(io::Error::from_raw_os_error(5)) } else { Ok(()) }
     }
 
     fn finish(&self, len: u64) -> io::Result<()> {
@@ -237,6 +243,21 @@ fn pages_that_cannot_be_read_are_counted_named_and_not_in_the_dump() {
         assert_same(&dump, &core, &selection);
         assert_eq!(page_of(&dump.core, Frame(0x103)), None);
     }
+}
+
+#[test]
+fn a_dump_says_that_it_is_complete_only_when_its_pages_are_on_the_disk() {
+    let core = Core::open(machine().bytes()).unwrap();
+    let selection = Selection::everything(&core);
+    let disk = Disk { fails_late: true, ..Disk::new(usize::MAX) };
+    let options = options(Format::Kdump(Codec::Zstd), 1);
+    let Err(DumpError::Write { source, written, .. }) =
+        write_dump(&core, &selection, &disk, &options, |_| {})
+    else {
+        panic!("a disk that lost something is not told")
+    };
+    assert_eq!(source.raw_os_error(), Some(5));
+    assert_readable(disk.bytes(), &core, &selection, &written);
 }
 
 /// What a full disk left: headers that say so, the pages that are worth most, and no page that is not as it was.

@@ -192,17 +192,22 @@ impl RemoteFile<'_> {
     /// What the server says of any write since the file was made.
     pub(crate) fn close(self) -> io::Result<()> {
         self.session.with(|wire| {
-            let mut failed = wire.settle().err();
-            if wire.can(FSYNC) {
-                let mut request = Packet::new(EXTENDED);
-                request.text(FSYNC).bytes(&self.handle);
-                failed = failed.or(wire.ask(request)?.status().err());
-            }
+            let mut failed = self.sync_by(wire).err();
             let mut request = Packet::new(CLOSE);
             request.bytes(&self.handle);
             failed = failed.or(wire.ask(request)?.status().err());
             failed.map_or(Ok(()), Err)
         })
+    }
+
+    fn sync_by<O: Write, I: Read>(&self, wire: &mut Wire<O, I>) -> io::Result<()> {
+        wire.settle()?;
+        if wire.can(FSYNC) {
+            let mut request = Packet::new(EXTENDED);
+            request.text(FSYNC).bytes(&self.handle);
+            wire.ask(request)?.status()?;
+        }
+        Ok(())
     }
 }
 
@@ -218,6 +223,10 @@ impl Sink for RemoteFile<'_> {
 
     fn reserve(&self, _offset: u64, _len: u64) -> io::Result<()> {
         Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.session.with(|wire| self.sync_by(wire))
     }
 
     fn finish(&self, len: u64) -> io::Result<()> {

@@ -257,6 +257,8 @@ impl Layout {
     fn finish(&self, sink: &dyn Sink, end: u64) -> Result<u64, WriteFailure> {
         let size = match self {
             Self::Kdump(layout) => {
+                // A disk may fail, or power be lost, as long as pages are on their way: the header says last that none is missing.
+                sink.sync().map_err(|source| WriteFailure { offset: end, source })?;
                 layout.complete(sink)?;
                 end
             }

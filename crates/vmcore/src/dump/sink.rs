@@ -24,6 +24,12 @@ pub trait Sink: Sync {
     /// The system's error.
     fn reserve(&self, offset: u64, len: u64) -> io::Result<()>;
 
+    /// Makes sure that all that was written so far outlasts a loss of power, as far as that can be made sure of here.
+    ///
+    /// # Errors
+    /// The system's error: some of what was written may be lost.
+    fn sync(&self) -> io::Result<()>;
+
     /// Makes the dump end at `len`, which nothing was written beyond, and completes it.
     ///
     /// # Errors
@@ -56,6 +62,14 @@ impl Sink for File {
             at += now;
         }
         Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        match rustix::fs::fdatasync(self) {
+            // A pipe or a device that keeps nothing.
+            Err(Errno::INVAL | Errno::NOTSUP | Errno::ROFS) => Ok(()),
+            other => other.map_err(io::Error::from),
+        }
     }
 
     fn finish(&self, len: u64) -> io::Result<()> {
@@ -95,6 +109,10 @@ impl<W: Write + Send> Sink for Flattened<W> {
 
     fn reserve(&self, _offset: u64, _len: u64) -> io::Result<()> {
         Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.out.lock().unwrap_or_else(PoisonError::into_inner).flush()
     }
 
     fn finish(&self, _len: u64) -> io::Result<()> {
