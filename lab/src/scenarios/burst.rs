@@ -5,13 +5,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
+use super::road::kdump_tools_on;
 use super::scenarios;
 use super::service::{install, settled, up};
 use crate::cache::KernelLine::{self, V6_1, V6_12};
 use crate::guest::{Guest, patience};
 use crate::lab::{Lab, Plan};
 use crate::machine::{GIB, MIB};
-use crate::userland::DEBS;
+use crate::userland::{DEBS, KDUMP_TOOLS};
 
 scenarios! {
     with packages;
@@ -19,6 +20,7 @@ scenarios! {
     long:
     burst_native: "64 events in a whole Debian 13: the kernel's own handler; no program of user space runs for them",
     burst_module: "the same in a whole Debian 12 with the module",
+    burst_kdump_tools: "the same in a whole Debian 13 with Debian's own kdump service",
     burst_reload: "the same without the module: hotdump watch loads again a few times; and what its load costs beside hotdump load",
 }
 
@@ -109,6 +111,20 @@ fn burst_module(lab: &Lab, name: &str) -> Result<()> {
     guest.shell(&line)?.ok()?;
     install(&mut guest, &given)?;
     in_the_kernel(guest, "module: hotdump.ko")
+}
+
+/// What Debian's service does by itself: its udev rules load again.
+fn burst_kdump_tools(lab: &Lab, name: &str) -> Result<()> {
+    let mut guest = boot(plan(lab, name, V6_12)?.debian_with(Some(KDUMP_TOOLS), &[])?)?;
+    kdump_tools_on(&mut guest)?;
+    settled(&mut guest)?;
+    let outcome = burst(&mut guest)?;
+    guest.say(outcome.row("Debian's kdump-tools", &guest));
+    guest.say(format!("{outcome:?}"));
+    let loaded = guest.read_text("/sys/kernel/kexec_crash_loaded")?;
+    guest.say(format!("afterwards: {}", if loaded == "1" { "an image" } else { "no image" }));
+    ensure!(!outcome.loads.is_empty(), "its rules did not load again: {outcome:?}");
+    Ok(())
 }
 
 /// No program may run, nothing be loaded, and the image be there and current all the time.
