@@ -11,7 +11,7 @@ use std::sync::Mutex;
 use elfcorehdr::PhysAddr;
 use proptest::prelude::*;
 use support::{ElfCore, Holed, PAGE};
-use vmcore::dump::{DumpError, DumpOptions, Flattened, Format, Sink, Written, write_dump};
+use vmcore::dump::{DumpError, DumpOptions, Flattened, Format, Sink, Written, forget, write_dump};
 use vmcore::{Codec, Core, Dump, Frame, ReadAt, Selection};
 
 const CODECS: [Codec; 5] = [Codec::Zstd, Codec::Zlib, Codec::Lzo, Codec::Snappy, Codec::None];
@@ -251,13 +251,26 @@ fn a_dump_says_that_it_is_complete_only_when_its_pages_are_on_the_disk() {
     let selection = Selection::everything(&core);
     let disk = Disk { fails_late: true, ..Disk::new(usize::MAX) };
     let options = options(Format::Kdump(Codec::Zstd), 1);
-    let Err(DumpError::Write { source, written, .. }) =
+    let Err(DumpError::Sync { source, written, descriptors }) =
         write_dump(&core, &selection, &disk, &options, |_| {})
     else {
         panic!("a disk that lost something is not told")
     };
     assert_eq!(source.raw_os_error(), Some(5));
-    assert_readable(disk.bytes(), &core, &selection, &written);
+    let bytes = disk.bytes();
+    assert_readable(bytes.clone(), &core, &selection, &written);
+
+    // What the disk lost is not there any more, and all else is.
+    let lost = [written.size - 90_000..written.size - 80_000, written.size - 5000..written.size];
+    let file = tempfile::tempfile().unwrap();
+    let mut damaged = bytes;
+    lost.iter().for_each(|range| damaged[range.start as usize..range.end as usize].fill(0x55));
+    Sink::write_at(&file, 0, &damaged).unwrap();
+    let forgotten = forget(&file, descriptors.clone(), &lost).unwrap();
+    assert!((4..40).contains(&forgotten), "{forgotten}");
+    let left = Written { data_pages: written.data_pages - forgotten, ..*written };
+    assert_readable(contents(&file), &core, &selection, &left);
+    assert_eq!(forget(&file, descriptors, &lost).unwrap(), 0, "twice");
 }
 
 /// What a full disk left: headers that say so, the pages that are worth most, and no page that is not as it was.

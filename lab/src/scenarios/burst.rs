@@ -27,12 +27,38 @@ scenarios! {
 /// A memory module whose blocks go offline and come online, and one that is plugged in meanwhile.
 const DIMM: u64 = 512 * MIB;
 
-/// How many events come of that, see [`BURST`]: 48 of blocks, 8 of a CPU, and of the module that is plugged in 4 that a block is
-/// there and 4 that it is online.
+/// How many events there are.
 const EVENTS: usize = 64;
 
-/// What happens, in one shell, which starts nothing. All that goes wrong is told.
-const BURST: &str = r#"
+/// What brings them about.
+#[derive(Clone, Copy)]
+enum Burst {
+    /// [`MIXED`], and a memory module that is plugged in meanwhile.
+    Mixed,
+    /// A memory module of 32 blocks is plugged in: an event that each is there, and one that it is online. That is as fast as it gets.
+    Module,
+}
+
+impl Burst {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Mixed => "blocks, a CPU, a module",
+            Self::Module => "a module of 32 blocks",
+        }
+    }
+
+    /// The shell's part, and how large the module is.
+    fn what(self, block_size: u64) -> (&'static str, u64) {
+        match self {
+            Self::Mixed => (MIXED, DIMM),
+            Self::Module => ("", EVENTS as u64 / 2 * block_size),
+        }
+    }
+}
+
+/// What happens in one shell, which starts nothing: 48 events of blocks and 8 of a CPU; the module adds 4 that a block is there and 4
+/// that it is online. All that goes wrong is told.
+const MIXED: &str = r#"
 cd /sys/devices/system
 blocks() {
     for round in 1 2 3 4 5 6; do
@@ -81,14 +107,15 @@ struct Outcome {
 
 impl Outcome {
     /// A row of the table in docs/results.md.
-    fn row(&self, keeper: &str, guest: &Guest) -> String {
+    fn row(&self, keeper: &str, burst: Burst, guest: &Guest) -> String {
         let (count, seconds) = self.events;
         let started: usize = self.programs.iter().map(|(_, count)| count).sum();
         let (loads, without) = (self.loads.len(), self.without.iter().fold(0.0, |sum, one| sum + one));
         let until = self.until_loaded.map_or("-".into(), |seconds| format!("{seconds:.1} s"));
         format!(
-            "| {keeper} | {} | {count} in {seconds:.1} s | {started} | {loads} | {} times, {without:.2} s | {until} |",
+            "| {keeper} | {} | {}: {count} in {seconds:.1} s | {started} | {loads} | {} times, {without:.2} s | {until} |",
             guest.kernel.release,
+            burst.name(),
             self.without.len()
         )
     }
@@ -118,23 +145,27 @@ fn burst_kdump_tools(lab: &Lab, name: &str) -> Result<()> {
     let mut guest = boot(plan(lab, name, V6_12)?.debian_with(Some(KDUMP_TOOLS), &[])?)?;
     kdump_tools_on(&mut guest)?;
     settled(&mut guest)?;
-    let outcome = burst(&mut guest)?;
-    guest.say(outcome.row("Debian's kdump-tools", &guest));
-    guest.say(format!("{outcome:?}"));
-    let loaded = guest.read_text("/sys/kernel/kexec_crash_loaded")?;
-    guest.say(format!("afterwards: {}", if loaded == "1" { "an image" } else { "no image" }));
-    ensure!(!outcome.loads.is_empty(), "its rules did not load again: {outcome:?}");
+    for what in [Burst::Module, Burst::Mixed] {
+        let outcome = burst(&mut guest, what)?;
+        guest.say(outcome.row("Debian's kdump-tools", what, &guest));
+        guest.say(format!("{outcome:?}"));
+        let loaded = guest.read_text("/sys/kernel/kexec_crash_loaded")?;
+        guest.say(format!("afterwards: {}", if loaded == "1" { "an image" } else { "no image" }));
+        ensure!(!outcome.loads.is_empty(), "its rules did not load again: {outcome:?}");
+    }
     Ok(())
 }
 
 /// No program may run, nothing be loaded, and the image be there and current all the time.
 fn in_the_kernel(mut guest: Guest, keeper: &str) -> Result<()> {
     is_current(&mut guest)?;
-    let outcome = burst(&mut guest)?;
-    guest.say(outcome.row(keeper, &guest));
-    ensure!(outcome.programs.is_empty(), "programs ran: {outcome:?}");
-    ensure!(outcome.loads.is_empty() && outcome.without.is_empty(), "{outcome:?}");
-    is_current(&mut guest)?;
+    for what in [Burst::Module, Burst::Mixed] {
+        let outcome = burst(&mut guest, what)?;
+        guest.say(outcome.row(keeper, what, &guest));
+        ensure!(outcome.programs.is_empty(), "programs ran: {outcome:?}");
+        ensure!(outcome.loads.is_empty() && outcome.without.is_empty(), "{outcome:?}");
+        is_current(&mut guest)?;
+    }
     let ours = guest.shell("for p in /proc/[0-9]*/exe; do readlink $p; done | grep hotdump")?;
     ensure!(ours.ran.stdout.is_empty(), "a process of hotdump runs: {ours}");
     Ok(())
@@ -145,11 +176,13 @@ fn burst_reload(lab: &Lab, name: &str) -> Result<()> {
     let mut guest = boot(plan(lab, name, V6_1)?.debian(&debs)?)?;
     install(&mut guest, &debs)?;
     is_current(&mut guest)?;
-    let outcome = burst(&mut guest)?;
-    guest.say(outcome.row("reload: hotdump watch", &guest));
-    is_current(&mut guest)?;
-    ensure!((1..=4).contains(&outcome.loads.len()), "{outcome:?}");
-    ensure!(outcome.programs.is_empty(), "programs ran: {outcome:?}");
+    for what in [Burst::Module, Burst::Mixed] {
+        let outcome = burst(&mut guest, what)?;
+        guest.say(outcome.row("reload: hotdump watch", what, &guest));
+        is_current(&mut guest)?;
+        ensure!((1..=4).contains(&outcome.loads.len()), "{outcome:?}");
+        ensure!(outcome.programs.is_empty(), "programs ran: {outcome:?}");
+    }
     compare_loads(&mut guest)
 }
 
@@ -198,13 +231,14 @@ fn is_current(guest: &mut Guest) -> Result<()> {
 }
 
 /// Lets [`EVENTS`] events happen and waits until nothing comes of them any more.
-fn burst(guest: &mut Guest) -> Result<Outcome> {
+fn burst(guest: &mut Guest, what: Burst) -> Result<Outcome> {
     // What Debian does by the clock has nothing to do with it.
     guest.shell("systemctl stop '*.timer'")?.ok()?;
     settled(guest)?;
     let block_size = guest.at_boot.block_size;
     // Those of a memory module lie above what was there at boot.
     let count = usize::try_from(DIMM / block_size)?;
+    let (shell, module) = what.what(block_size);
     let blocks: Vec<String> =
         guest.at_boot.online_blocks.iter().rev().take(count).map(u64::to_string).collect();
     let monitor = "udevadm monitor --kernel --subsystem-match=memory --subsystem-match=cpu";
@@ -216,14 +250,16 @@ fn burst(guest: &mut Guest) -> Result<Outcome> {
     guest
         .shell(&format!(
             "cd {TRACING}; echo mono > trace_clock; echo 16384 > buffer_size_kb; {events} echo > trace;
-            {blocks}; ({BURST}) > /tmp/burst 2>&1 &"
+            echo 1 > tracing_on; {blocks}; (:; {shell}) > /tmp/burst 2>&1 &"
         ))?
         .ok()?;
-    guest.qmp.add_dimm("burst", DIMM)?;
+    let module_name = format!("burst-{}", module >> 20);
+    guest.qmp.add_dimm(&module_name, module)?;
     wait_for_quiet(guest)?;
     let samples = guest.sampled()?;
     let trace = guest.read_text(&format!("{TRACING}/trace"))?;
-    guest.shell(&format!("echo 0 > {TRACING}/tracing_on; pkill udevadm"))?.ok()?;
+    let off = TRACED.map(|event| format!("echo 0 > events/{event}/enable; ")).concat();
+    guest.shell(&format!("cd {TRACING}; echo 0 > tracing_on; {off} pkill udevadm"))?.ok()?;
     let wrong = guest.read_text("/tmp/burst")?;
     ensure!(wrong.is_empty(), "not all events could be brought about:\n{wrong}");
     let events = kernel_events(&guest.read_text("/tmp/monitor")?)?;

@@ -68,6 +68,7 @@ fn full(frozen: &Frozen) -> Result<()> {
 fn failing(frozen: &Frozen) -> Result<()> {
     let crashed = filled(frozen.clone().failing_disk().thaw()?)?.crash(0)?;
     says(&crashed, "Input/output error")?;
+    says(&crashed, "are given up; all others are readable")?;
     let findings = partial(&crashed, "a failing disk")?;
     ensure!(findings.pages > findings.missing, "no page of programs is in the dump: {findings}");
     Ok(())

@@ -2,11 +2,12 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write as _};
+use std::ops::Range;
 use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-use vmcore::dump::{DumpError, DumpOptions, Format, Sink, Written, write_dump};
+use vmcore::dump::{DumpError, DumpOptions, Format, Sink, Written, forget, write_dump};
 use vmcore::{Copied, CopyError, Core, DumpLevel, Progress, ReadAt, Selection, copy_sparse};
 
 use super::config::{Config, FileFormat};
@@ -29,6 +30,22 @@ pub(crate) const LOG: &str = "vmcore-dmesg.txt";
 
 /// Pieces of the dump, of 1 MiB as a rule, that are read back.
 const READ_BACK: usize = 64;
+
+/// What became of writing the memory.
+enum Outcome {
+    /// All of it is written.
+    Whole,
+    /// Some of it is not: the target took no more, or it could not be read.
+    Short,
+    /// All of it is written, and the disk lost some. The pages' descriptors lie in these bytes of the dump.
+    Lost(Range<u64>),
+}
+
+impl Outcome {
+    fn of(whole: bool) -> Self {
+        if whole { Self::Whole } else { Self::Short }
+    }
+}
 
 /// A capture under way.
 pub(crate) struct Capture {
@@ -240,17 +257,22 @@ impl Capture {
         let began = Instant::now();
         let recorder = Recorder::default();
         let sink = Recorded { file: &file, recorder: &recorder };
-        let whole = self.write_memory(crashed, &job, &sink, place);
+        let outcome = self.write_memory(crashed, &job, &sink, place);
         self.report.seconds.memory = began.elapsed().as_secs_f64();
         let began = Instant::now();
         let synced = self.sync(&file, place);
-        // What is not whole is not worth the space of checksums, where there may be none.
-        let trusted = whole && synced && self.check(&file, recorder, place);
+        let trusted = match outcome {
+            Outcome::Whole if synced => self.check(&file, recorder, place),
+            Outcome::Whole => self.give_up_what_is_lost(&file, recorder, 0..0, place),
+            Outcome::Lost(descriptors) => self.give_up_what_is_lost(&file, recorder, descriptors, place),
+            // What is not whole is not worth the space of checksums, where there may be none.
+            Outcome::Short => false,
+        };
         self.report.seconds.sync = began.elapsed().as_secs_f64();
         trusted
     }
 
-    fn write_memory(&mut self, crashed: &Crashed, job: &Job, sink: &dyn Sink, place: &Place) -> bool {
+    fn write_memory(&mut self, crashed: &Crashed, job: &Job, sink: &dyn Sink, place: &Place) -> Outcome {
         match &job.selection {
             None => self.copy_raw(crashed, sink, place),
             Some(selection) => self.write_selected(crashed, selection, &job.options, sink, place),
@@ -261,7 +283,7 @@ impl Capture {
     /// read back.
     fn send_memory(&mut self, crashed: &Crashed, job: &Job, file: RemoteFile<'_>, place: &Place) -> bool {
         let began = Instant::now();
-        let whole = self.write_memory(crashed, job, &file, place);
+        let whole = matches!(self.write_memory(crashed, job, &file, place), Outcome::Whole);
         self.report.seconds.memory = began.elapsed().as_secs_f64();
         let began = Instant::now();
         let closed = self.try_step(file.close(), "the server did not take all of the dump");
@@ -311,8 +333,8 @@ impl Capture {
         job.was_raised(config.dump_level, why);
     }
 
-    /// Copies all of the image; whether it is in the file whole.
-    fn copy_raw(&mut self, crashed: &Crashed, sink: &dyn Sink, place: &Place) -> bool {
+    /// Copies all of the image.
+    fn copy_raw(&mut self, crashed: &Crashed, sink: &dyn Sink, place: &Place) -> Outcome {
         let mut ticker = Ticker::new();
         let skip = |address| crashed.is_overwritten(address);
         let outcome =
@@ -331,10 +353,10 @@ impl Capture {
         }
         self.report.memory = Some(raw_report(&copied, crashed.core.missing_bytes()));
         self.note_bad_pages();
-        error.is_none() && copied.bad_pages == 0 && crashed.core.missing_bytes() == 0
+        Outcome::of(error.is_none() && copied.bad_pages == 0 && crashed.core.missing_bytes() == 0)
     }
 
-    /// Writes the pages that are selected; whether all of them are in the file.
+    /// Writes the pages that are selected.
     fn write_selected(
         &mut self,
         crashed: &Crashed,
@@ -342,26 +364,77 @@ impl Capture {
         options: &DumpOptions,
         sink: &dyn Sink,
         place: &Place,
-    ) -> bool {
+    ) -> Outcome {
         let mut ticker = Ticker::new();
         let outcome = write_dump(&crashed.core, selection, sink, options, |progress| {
             show_progress(&mut ticker, progress)
         });
-        let (written, whole) = match outcome {
-            Ok(written) => (written, true),
+        let (written, outcome) = match outcome {
+            Ok(written) => (written, Outcome::Whole),
             Err(error) => {
                 self.fault(format_args!("{}: {error}", place.shown().join(INCOMPLETE).display()));
                 if let Some(left) = dump::what_is_left(&error) {
                     say!("{left}");
                 }
-                let DumpError::Write { written, .. } = error else { return false };
-                (*written, false)
+                match error {
+                    DumpError::Write { written, .. } => (*written, Outcome::Short),
+                    DumpError::Sync { written, descriptors, .. } => (*written, Outcome::Lost(descriptors)),
+                    _ => return Outcome::Short,
+                }
             }
         };
         let missing = crashed.core.missing_bytes();
         self.report.memory = Some(selected_report(&written, selection, options, missing));
         self.note_bad_pages();
-        whole && written.bad_pages == 0 && missing == 0
+        match outcome {
+            Outcome::Whole => Outcome::of(written.bad_pages == 0 && missing == 0),
+            other => other,
+        }
+    }
+
+    /// Finds out what the disk did not keep of a dump that was written whole, says so, and takes pages that it lost out of the dump, whose
+    /// descriptors lie in `descriptors` (none in an ELF file). The dump is not whole: gives `false`.
+    fn give_up_what_is_lost(
+        &mut self,
+        dump: &File,
+        recorder: Recorder,
+        descriptors: Range<u64>,
+        place: &Place,
+    ) -> bool {
+        say!("phase 3 of 3: reading back what the disk has of it");
+        // What is summed only now is still in memory as it was written.
+        let manifest = match recorder.finish(dump) {
+            Ok(manifest) => manifest,
+            Err(error) => {
+                self.fault(format_args!("cannot read the dump back: {error}"));
+                return false;
+            }
+        };
+        system::drop_cache(dump);
+        let mut ticker = Ticker::new();
+        let verdict = manifest.check(dump, None, |done, total| {
+            ticker.show(|| format!("phase 3 of 3: {} of {}", size(done), size(total)));
+        });
+        let lost: Vec<Range<u64>> = verdict.bad.iter().map(|(offset, len)| *offset..offset + len).collect();
+        let bytes: u64 = verdict.bad.iter().map(|(_, len)| len).sum();
+        let file = place.shown().join(INCOMPLETE);
+        self.fault(format_args!(
+            "the disk lost up to {} of the {} of {}, in {} places",
+            size(bytes),
+            size(verdict.good_bytes + bytes),
+            file.display(),
+            lost.len()
+        ));
+        if !descriptors.is_empty() {
+            match forget(dump, descriptors, &lost) {
+                Ok(pages) => self.fault(format_args!("{pages} pages lay there and are given up; all others are readable")),
+                Err(error) => self.fault(format_args!(
+                    "cannot take the pages that lay there out of the dump: {error}; it may give something else for them"
+                )),
+            }
+            self.sync(dump, place);
+        }
+        false
     }
 
     /// Writes the dump's manifest and reads a part of the dump back; whether that is as it was written.

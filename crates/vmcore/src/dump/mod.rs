@@ -5,6 +5,7 @@
 //! form what was written until then.
 
 mod elf;
+mod forget;
 mod kdump;
 mod limits;
 mod plan;
@@ -25,6 +26,7 @@ use crate::copy::{MAX_BAD_RUNS, Progress};
 use crate::elf::{Core, CoreError};
 use crate::filter::Selection;
 use crate::source::ReadAt;
+pub use forget::forget;
 use plan::Plan;
 pub use sink::{Flattened, Sink};
 use work::Worker;
@@ -145,6 +147,17 @@ pub enum DumpError {
         /// What is in the dump all the same, readable.
         written: Box<Written>,
     },
+    /// All was written, but not all of it is there: the system said so when it was asked to bring it to the disk. The dump's header
+    /// says that it is incomplete.
+    #[error("the disk did not take all of the dump: {source}")]
+    Sync {
+        /// The system's error.
+        source: io::Error,
+        /// What was written, and may be lost in part.
+        written: Box<Written>,
+        /// Where the pages' descriptors are in the dump, in bytes: for [`forget`].
+        descriptors: Range<u64>,
+    },
 }
 
 /// A write that failed, before it is known what else was written.
@@ -240,9 +253,18 @@ pub fn write_dump<S: ReadAt + Sync>(
     };
     let (mut written, failure) = shared.run(options)?;
     written.wanted_pages = wanted_pages;
+    let end = shared.next.into_inner();
+    if failure.is_none()
+        && let Layout::Kdump(layout) = &layout
+        && let Err(source) = sink.sync()
+    {
+        let (written, descriptors) =
+            (Box::new(Written { size: end, ..written }), layout.table..layout.zero_page);
+        return Err(DumpError::Sync { source, written, descriptors });
+    }
     let ended = match failure {
         Some(failure) => Err(failure),
-        None => layout.finish(sink, shared.next.into_inner()),
+        None => layout.finish(sink, end),
     };
     match ended {
         Ok(size) => Ok(Written { size, ..written }),
@@ -253,12 +275,11 @@ pub fn write_dump<S: ReadAt + Sync>(
 }
 
 impl Layout {
-    /// Completes the dump, whose data end at `end`, and gives its length.
+    /// Completes the dump, whose data end at `end`, and gives its length. A disk may fail, or power be lost, as long as pages are on
+    /// their way: they have to be there before the header says that none is missing.
     fn finish(&self, sink: &dyn Sink, end: u64) -> Result<u64, WriteFailure> {
         let size = match self {
             Self::Kdump(layout) => {
-                // A disk may fail, or power be lost, as long as pages are on their way: the header says last that none is missing.
-                sink.sync().map_err(|source| WriteFailure { offset: end, source })?;
                 layout.complete(sink)?;
                 end
             }
