@@ -68,7 +68,8 @@ pub enum CoreError {
         /// The entry found.
         entry: u64,
     },
-    /// A virtual address outside the linear map, which is all that is read of a ppc64 kernel whose page tables are not radix ones.
+    /// A virtual address outside the linear map, which is all that is read of a ppc64 kernel that does not tell of what kind its page
+    /// tables are.
     #[error("virtual address {address} is not in the linear map, which starts at 0xc000000000000000")]
     NotLinear {
         /// The address asked for.

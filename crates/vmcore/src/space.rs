@@ -4,7 +4,6 @@ use std::cell::RefCell;
 
 use elfcorehdr::PhysAddr;
 
-use crate::arch::ppc64::Radix;
 use crate::arch::x86_64::PageTables;
 use crate::arch::{Mapped, Mapping, ppc64};
 use crate::elf::{Core, CoreError};
@@ -24,8 +23,7 @@ pub struct AddressSpace<'a, S> {
 /// How a machine's kernel maps its memory.
 enum Translation {
     PageTables(PageTables),
-    /// What is not in it is looked for in page tables, where they are radix ones.
-    LinearMap(Option<Radix>),
+    Ppc64(ppc64::Kernel),
 }
 
 impl<'a, S: ReadAt> AddressSpace<'a, S> {
@@ -34,11 +32,12 @@ impl<'a, S: ReadAt> AddressSpace<'a, S> {
     /// # Errors
     /// [`CoreError::Info`] where vmcoreinfo has not what translation needs.
     pub fn new(core: &'a Core<S>, info: &VmcoreInfo) -> Result<Self, CoreError> {
+        let memory = CachedMemory::new(core);
         let translation = match core.mapping() {
             Mapping::PageTables => Translation::PageTables(PageTables::new(info)?),
-            Mapping::Linear => Translation::LinearMap(Radix::new(info)),
+            Mapping::Ppc64 => Translation::Ppc64(ppc64::Kernel::new(&memory, info)),
         };
-        Ok(Self { memory: CachedMemory::new(core), translation })
+        Ok(Self { memory, translation })
     }
 
     /// The physical address behind `address`, and how many bytes from there are mapped in one piece.
@@ -48,15 +47,12 @@ impl<'a, S: ReadAt> AddressSpace<'a, S> {
     pub fn translate(&self, address: VirtAddr) -> Result<(PhysAddr, u64), CoreError> {
         match &self.translation {
             Translation::PageTables(tables) => tables.translate(&self.memory, address),
-            Translation::LinearMap(radix) => match (ppc64::linear(address), radix) {
-                (Err(CoreError::NotLinear { .. }), Some(radix)) => radix.translate(&self.memory, address),
-                (linear, _) => linear,
-            },
+            Translation::Ppc64(kernel) => kernel.translate(&self.memory, address),
         }
     }
 
     /// Calls `found` for each of the kernel's page tables, and for all memory that they map outside of the linear map. Where that begins on a
-    /// machine with `memory` bytes at most is told by `in_linear`, any address in it. Of hash tables nothing is found.
+    /// machine with `memory` bytes at most is told by `in_linear`, any address in it.
     pub(crate) fn each_mapped(&self, in_linear: VirtAddr, memory: u64, found: &mut dyn FnMut(Mapped)) {
         match &self.translation {
             Translation::PageTables(tables) => {
@@ -64,8 +60,7 @@ impl<'a, S: ReadAt> AddressSpace<'a, S> {
                 let start = in_linear.0.wrapping_sub(phys.0);
                 tables.each(&self.memory, &(start..start.saturating_add(memory)), found);
             }
-            Translation::LinearMap(Some(radix)) => radix.each(&self.memory, found),
-            Translation::LinearMap(None) => {}
+            Translation::Ppc64(kernel) => kernel.each(&self.memory, found),
         }
     }
 }

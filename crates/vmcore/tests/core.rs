@@ -120,18 +120,94 @@ fn a_ppc64_kernel_is_read_through_its_linear_map() {
     assert!(matches!(error, CoreError::NotInCore { address: PhysAddr(0x20_1000), .. }), "{error}");
 }
 
-/// Radix tables of four levels at 2 MiB, a page each, with entries for one address; a page of data at 3 MiB.
-fn radix(page_size: &str, indexes: [u64; 4], entries: [u64; 4]) -> (ElfCore, VmcoreInfo) {
+/// Tables of four levels at 2 MiB, a page each, with entries for one address; a page of data at 3 MiB.
+fn tables(
+    kind: u8,
+    page_size: &str,
+    indexes: [u64; 4],
+    entries: [u64; 4],
+    data: Vec<u8>,
+) -> (ElfCore, VmcoreInfo) {
     let mut tables = vec![0; 4 * 0x1_0000];
     for (level, (index, entry)) in indexes.into_iter().zip(entries).enumerate() {
         let at = level * 0x1_0000 + index as usize * 8;
         tables[at..at + 8].copy_from_slice(&entry.to_be_bytes());
     }
-    let mut elf = ElfCore::new().load(0x20_0000, tables).load(0x30_0000, vec![7; 0x1_0000]);
+    let mut elf = ElfCore::new().load(0x20_0000, tables).load(0x30_0000, data);
     elf.machine = 21;
-    let info =
-        format!("NUMBER(RADIX_MMU)=1\nPAGESIZE={page_size}\nSYMBOL(swapper_pg_dir)=c000000000200000\n");
+    let info = format!(
+        "NUMBER(RADIX_MMU)={kind}\nPAGESIZE={page_size}\nSYMBOL(swapper_pg_dir)=c000000000200000\n\
+         SYMBOL(vmemmap_list)=c000000000300000\nSYMBOL(mmu_vmemmap_psize)=c000000000300008\n\
+         SYMBOL(mmu_psize_defs)=c000000000300100\nSIZE(mmu_psize_def)=88\nOFFSET(mmu_psize_def.shift)=0\n\
+         SIZE(vmemmap_backing)=24\nOFFSET(vmemmap_backing.list)=0\nOFFSET(vmemmap_backing.phys)=8\n\
+         OFFSET(vmemmap_backing.virt_addr)=16\n"
+    );
     (elf, VmcoreInfo::parse(info.as_bytes()))
+}
+
+/// The same with radix translation.
+fn radix(page_size: &str, indexes: [u64; 4], entries: [u64; 4]) -> (ElfCore, VmcoreInfo) {
+    tables(1, page_size, indexes, entries, vec![7; 0x1_0000])
+}
+
+/// Data that begin with a list of pieces of 64 KiB, at these virtual and physical addresses.
+fn pieces(list: &[(u64, u64)]) -> Vec<u8> {
+    let mut data = vec![7; 0x1_0000];
+    let mut put = |at: usize, value: u64| data[at..at + 8].copy_from_slice(&value.to_le_bytes());
+    let entry =
+        |number: usize| if number < list.len() { 0xc000_0000_0030_0400 + number as u64 * 24 } else { 0 };
+    put(0, entry(0));
+    // The third kind of pages; what follows the number is another one's.
+    put(8, 0xdead_beef_0000_0002);
+    put(0x100 + 2 * 88, 0xdead_beef_0000_0010);
+    for (number, (virt, phys)) in list.iter().enumerate() {
+        let at = 0x400 + number * 24;
+        put(at, entry(number + 1));
+        put(at + 8, *phys);
+        put(at + 16, *virt);
+    }
+    data
+}
+
+#[test]
+fn a_ppc64_kernel_with_hash_translation_is_read_through_its_own_tables_and_list() {
+    let table = |level: u64| 0x20_0000 + level * 0x1_0000;
+    // Beside the address these have bits that a page of 64 KiB needs no room for, and bits of the hash table's.
+    let leaf = 0xc0e0_0000_0030_0000 | 0x3186;
+    // 4 KiB: 61 TiB into the map, by 9, 9, 7 and 9 bits. 64 KiB: beyond 2^51, by 8, 10, 10 and 8.
+    let cases = [
+        ("4096", 0xc000_3d00_0000_2010, [488, 0, 0, 2], 0x1000, 0x30_3000),
+        ("65536", 0xc008_0000_0002_2010, [128, 0, 0, 2], 0x1_0000, 0x30_0000),
+    ];
+    for (size, address, indexes, page, frame) in cases {
+        let array = address + (1 << 40);
+        let list = [(array + 0x1_0000, 0x30_0000), (array + 0x4_0000, 0x30_0000), (array, 0x2f_0000)];
+        let (elf, info) = tables(0, size, indexes, [table(1), table(2), table(3), leaf], pieces(&list));
+        let core = Core::open(elf.bytes()).unwrap();
+        let space = AddressSpace::new(&core, &info).unwrap();
+        let within = address % page;
+        let found = space.translate(VirtAddr(address)).unwrap();
+        assert_eq!(found, (PhysAddr(frame + within), page - within), "{size}");
+        assert_eq!(space.translate(VirtAddr(0xc000_0000_0030_0000)).unwrap().0, PhysAddr(0x30_0000));
+        // Two of the pieces follow each other in both ways.
+        let found = space.translate(VirtAddr(array + 0x20)).unwrap();
+        assert_eq!(found, (PhysAddr(0x2f_0020), 0x2_0000 - 0x20), "{size}");
+        let found = space.translate(VirtAddr(array + 0x4_0010)).unwrap();
+        assert_eq!(found, (PhysAddr(0x30_0010), 0x1_0000 - 0x10), "{size}");
+        for nowhere in [array + 0x2_0000, array + 0x5_0000] {
+            let error = space.translate(VirtAddr(nowhere)).unwrap_err();
+            assert!(matches!(error, CoreError::NotMapped { .. }), "{error}");
+        }
+    }
+    // A list that leads back to itself, or to where nothing is, comes to an end.
+    for (at, to) in [(0x400, 0xc000_0000_0030_0400u64), (0x400, 0xc000_0070_0000_0000), (0x1b0, 0x40)] {
+        let mut data = pieces(&[(0xc000_3e00_0000_0000, 0x30_0000)]);
+        data[at..at + 8].copy_from_slice(&to.to_le_bytes());
+        let (elf, info) = tables(0, "4096", [0; 4], [0; 4], data);
+        let core = Core::open(elf.bytes()).unwrap();
+        let space = AddressSpace::new(&core, &info).unwrap();
+        assert!(space.translate(VirtAddr(0xc000_3e10_0000_0000)).is_err());
+    }
 }
 
 #[test]

@@ -9,14 +9,14 @@ use anyhow::{Context, Result, ensure};
 use super::judged::judged;
 use super::module::{LOAD, Panic, boot, follow, plan, stores};
 use super::personality;
-use super::rounds::{Round, control_on};
+use super::rounds::{Round, control_on, without_free_pages};
 use super::scenarios;
 use super::stores::{every, panic_after, some};
 use super::storm::Storm;
 use crate::cache::KernelLine::{self, Ppc64V6_1, Ppc64V6_12, Ppc64V6_12Pages64K};
 use crate::debian::{output, run};
 use crate::guest::Guest;
-use crate::lab::Lab;
+use crate::lab::{Lab, Plan};
 use crate::machine::MIB;
 use crate::product::By;
 
@@ -37,6 +37,9 @@ scenarios! {
     ppc64le_stores: "PowerPC, a panic after a middle store of each kind of change to memory",
     ppc64le_stores_full: "the same after every single store; HOTDUMP_LAB_CHANGE=grow: only of that kind of change",
     ppc64le_storm: "PowerPC, the module on 6.1: 100 random events while a program loads, unloads and verifies",
+    ppc64le_filtered: "PowerPC, 6.12 at level 17: free pages out, every page of a user's program in",
+    ppc64le_filtered_hash: "the same where the CPU translates addresses by a hash table",
+    ppc64le_filtered_hash_64k: "the same with pages of 64 KiB",
     ppc64le_judged_6_12: "PowerPC, 6.12 panics under load: drgn and crash find the same in its dump of level 31 as in the raw one",
 }
 
@@ -91,6 +94,23 @@ fn ppc64le_stores_full(lab: &Lab, name: &str) -> Result<()> {
 
 fn ppc64le_storm(lab: &Lab, name: &str) -> Result<()> {
     Storm { line: Ppc64V6_1, events: 100, seed: 5 }.run(lab, name)
+}
+
+fn ppc64le_filtered(lab: &Lab, name: &str) -> Result<()> {
+    without_free_pages(lab.guest(name, Ppc64V6_12)?, "zstd")
+}
+
+/// Without radix translation, as on POWER8.
+fn by_hash<'a>(lab: &'a Lab, name: &str, kernel: KernelLine) -> Result<Plan<'a>> {
+    Ok(lab.guest(name, kernel)?.cmdline("disable_radix"))
+}
+
+fn ppc64le_filtered_hash(lab: &Lab, name: &str) -> Result<()> {
+    without_free_pages(by_hash(lab, name, Ppc64V6_12)?, "zstd")
+}
+
+fn ppc64le_filtered_hash_64k(lab: &Lab, name: &str) -> Result<()> {
+    without_free_pages(by_hash(lab, name, Ppc64V6_12Pages64K)?, "zstd")
 }
 
 fn ppc64le_judged_6_12(lab: &Lab, name: &str) -> Result<()> {

@@ -6,7 +6,7 @@ use super::scenarios;
 use crate::cache::KernelLine::{self, V6_1, V6_12, V7};
 use crate::check::Core;
 use crate::guest::Crashed;
-use crate::lab::{BUSYBOX_CAPTURE, Lab};
+use crate::lab::{BUSYBOX_CAPTURE, Lab, Plan};
 use crate::machine::{GIB, MIB};
 use crate::product::By;
 
@@ -52,7 +52,7 @@ pub(super) fn control_on(lab: &Lab, name: &str, kernel: KernelLine) -> Result<()
 
 /// All is left out that can be.
 fn defaults(lab: &Lab, name: &str) -> Result<()> {
-    let (crashed, core) = dumped(lab, name, &[])?;
+    let (crashed, core) = dumped(lab.guest(name, V6_12)?, &[])?;
     let memory = crashed.report()?["memory"].clone();
     ensure!(
         memory["format"] == "kdump-compressed, zstd" && memory["dump_level"] == 31,
@@ -65,16 +65,16 @@ fn defaults(lab: &Lab, name: &str) -> Result<()> {
 }
 
 fn filtered(lab: &Lab, name: &str) -> Result<()> {
-    without_free_pages(lab, name, "zstd")
+    without_free_pages(lab.guest(name, V6_12)?, "zstd")
 }
 
 fn filtered_zlib(lab: &Lab, name: &str) -> Result<()> {
-    without_free_pages(lab, name, "zlib")
+    without_free_pages(lab.guest(name, V6_12)?, "zlib")
 }
 
 /// Free pages are left out, others kept.
-fn without_free_pages(lab: &Lab, name: &str, codec: &str) -> Result<()> {
-    let (crashed, core) = dumped(lab, name, &["--dump-level", "17", "--compression", codec])?;
+pub(super) fn without_free_pages(plan: Plan<'_>, codec: &str) -> Result<()> {
+    let (crashed, core) = dumped(plan, &["--dump-level", "17", "--compression", codec])?;
     let memory: u64 = crashed.before.online_bytes();
     ensure!(core.held() < memory * 9 / 10, "of {memory} bytes of memory {} are in the dump", core.held());
     let manifest = crashed.manifest.as_ref().context("no memory was filled")?;
@@ -82,8 +82,8 @@ fn without_free_pages(lab: &Lab, name: &str, codec: &str) -> Result<()> {
 }
 
 /// A dump as `hotdump initramfs` with these options has it taken, in a capture kernel.
-fn dumped(lab: &Lab, name: &str, options: &[&str]) -> Result<(Crashed, Core)> {
-    let mut guest = lab.guest(name, V6_12)?.boot()?;
+fn dumped(plan: Plan<'_>, options: &[&str]) -> Result<(Crashed, Core)> {
+    let mut guest = plan.boot()?;
     guest.make_initramfs_with(options)?;
     guest.load(By::Load, &["--hotplug"])?;
     guest.add_memory(DIMM)?;

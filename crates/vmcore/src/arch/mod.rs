@@ -30,10 +30,10 @@ pub(crate) struct Registers {
 /// How what the kernel's addresses mean is found out.
 #[derive(Debug)]
 pub(crate) enum Mapping {
-    /// The kernel's page tables are walked.
+    /// x86_64: the kernel's page tables are walked.
     PageTables,
-    /// Only the linear map is known.
-    Linear,
+    /// ppc64: there is a linear map; what is not in it is looked for in page tables and lists.
+    Ppc64,
 }
 
 /// What a walk over a kernel's page tables comes by.
@@ -65,7 +65,7 @@ pub(crate) const PRSTATUS_REGISTERS: usize = 112;
 
 const ARCHS: [Arch; 2] = [
     Arch { machine: Machine::X86_64, registers: x86_64::REGISTERS, mapping: Mapping::PageTables },
-    Arch { machine: Machine::Ppc64, registers: ppc64::REGISTERS, mapping: Mapping::Linear },
+    Arch { machine: Machine::Ppc64, registers: ppc64::REGISTERS, mapping: Mapping::Ppc64 },
 ];
 
 /// The machine with this `e_machine`.
