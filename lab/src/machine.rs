@@ -22,7 +22,7 @@ const MANIFEST_BYTES: u64 = 256 * MIB;
 
 /// Where a disk that fails does so first, and at what distances from there on, in bytes.
 pub const GOOD_BYTES: u64 = 96 * MIB;
-const BETWEEN_BAD: u64 = 8 * MIB;
+const BETWEEN_BAD: u64 = 64 * MIB;
 /// Sectors that it takes no write for.
 const BAD_SECTORS: u64 = 64;
 
