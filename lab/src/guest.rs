@@ -243,12 +243,18 @@ impl Guest {
         }
     }
 
-    /// Plugs in a memory module and waits until the guest has it online. Gives the name to remove it by.
-    pub fn add_memory(&mut self, bytes: u64) -> Result<String> {
-        let before = self.state()?.online_bytes();
+    /// Plugs in a memory module, and waits for nothing. Gives the name to remove it by.
+    pub fn plug_memory(&mut self, bytes: u64) -> Result<String> {
         let id = format!("dimm{}", self.dimms);
         self.dimms += 1;
         self.qmp.add_dimm(&id, bytes)?;
+        Ok(id)
+    }
+
+    /// Plugs in a memory module and waits until the guest has it online. Gives the name to remove it by.
+    pub fn add_memory(&mut self, bytes: u64) -> Result<String> {
+        let before = self.state()?.online_bytes();
+        let id = self.plug_memory(bytes)?;
         let what = format!("{} MiB more to be online", bytes / MIB);
         let state = self.wait_for(&what, |state| state.online_bytes() >= before + bytes)?;
         self.say(format!("added {} MiB: {} MiB online", bytes / MIB, state.online_bytes() / MIB));

@@ -96,6 +96,11 @@ impl Lab {
         Ok(module)
     }
 
+    /// The program.
+    pub fn program(&self) -> PathBuf {
+        self.sources.dist.join(Arch::native().name()).join("hotdump")
+    }
+
     /// Our Debian package of this name.
     pub fn deb(&self, name: &str) -> Result<PathBuf> {
         self.deb_of_version(name, env!("CARGO_PKG_VERSION"))

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::road::kdump_tools_on;
 use super::scenarios;
-use super::service::{install, settled, up};
+use super::service::{finished, install, settled, up};
 use crate::cache::KernelLine::{self, V6_1, V6_12};
 use crate::guest::{Guest, patience};
 use crate::lab::{Lab, Plan};
@@ -140,9 +140,11 @@ fn burst_module(lab: &Lab, name: &str) -> Result<()> {
     in_the_kernel(guest, "module: hotdump.ko")
 }
 
-/// What Debian's service does by itself: its udev rules load again.
+/// What Debian's service does by itself: its udev rules load again, though the kernel keeps current what it has loaded. With hotdump's
+/// rules in front they leave it to the kernel.
 fn burst_kdump_tools(lab: &Lab, name: &str) -> Result<()> {
-    let mut guest = boot(plan(lab, name, V6_12)?.debian_with(Some(KDUMP_TOOLS), &[])?)?;
+    let program = lab.program();
+    let mut guest = boot(plan(lab, name, V6_12)?.debian_with(Some(KDUMP_TOOLS), &[program])?)?;
     kdump_tools_on(&mut guest)?;
     settled(&mut guest)?;
     for what in [Burst::Module, Burst::Mixed] {
@@ -153,6 +155,14 @@ fn burst_kdump_tools(lab: &Lab, name: &str) -> Result<()> {
         guest.say(format!("afterwards: {}", if loaded == "1" { "an image" } else { "no image" }));
         ensure!(!outcome.loads.is_empty(), "its rules did not load again: {outcome:?}");
     }
+    let told = guest.shell(&format!("{DEBS}/hotdump udev --install && udevadm control --reload"))?;
+    guest.say(told.ok()?);
+    finished(&mut guest, "systemctl restart kdump-tools")?;
+    settled(&mut guest)?;
+    let outcome = burst(&mut guest, Burst::Mixed)?;
+    guest.say(outcome.row("the same with `hotdump udev --install`", Burst::Mixed, &guest));
+    ensure!(outcome.programs.is_empty() && outcome.loads.is_empty(), "{outcome:?}");
+    ensure!(outcome.without.is_empty(), "{outcome:?}");
     Ok(())
 }
 
@@ -253,8 +263,7 @@ fn burst(guest: &mut Guest, what: Burst) -> Result<Outcome> {
             echo 1 > tracing_on; {blocks}; (:; {shell}) > /tmp/burst 2>&1 &"
         ))?
         .ok()?;
-    let module_name = format!("burst-{}", module >> 20);
-    guest.qmp.add_dimm(&module_name, module)?;
+    guest.plug_memory(module)?;
     wait_for_quiet(guest)?;
     let samples = guest.sampled()?;
     let trace = guest.read_text(&format!("{TRACING}/trace"))?;
