@@ -273,6 +273,74 @@ fn a_dump_says_that_it_is_complete_only_when_its_pages_are_on_the_disk() {
     assert_eq!(forget(&file, descriptors, &lost).unwrap(), 0, "twice");
 }
 
+/// Keeps what was done to it, in order.
+#[derive(Default)]
+struct Journal(Mutex<Vec<Option<(u64, Vec<u8>)>>>);
+
+impl Sink for Journal {
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.0.lock().unwrap().push(Some((offset, bytes.to_vec())));
+        Ok(())
+    }
+
+    fn reserve(&self, _offset: u64, _len: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.lock().unwrap().push(None);
+        Ok(())
+    }
+
+    fn finish(&self, _len: u64) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn no_page_is_described_before_it_would_outlast_a_loss_of_power() {
+    let core = Core::open(machine().bytes()).unwrap();
+    let selection = Selection::everything(&core);
+    for threads in [1, 3] {
+        let options = options(Format::Kdump(Codec::Zstd), threads);
+        let disk = Disk { fails_late: true, ..Disk::new(usize::MAX) };
+        let Err(DumpError::Sync { descriptors, written, .. }) =
+            write_dump(&core, &selection, &disk, &options, |_| {})
+        else {
+            panic!("a disk that lost something is not told")
+        };
+        let journal = Journal::default();
+        write_dump(&core, &selection, &journal, &options, |_| {}).unwrap();
+
+        let mut kept = vec![false; written.size as usize];
+        let mut since = Vec::new();
+        let (mut described, mut is_complete) = (0, false);
+        for done in journal.0.into_inner().unwrap() {
+            let Some((offset, bytes)) = done else {
+                since.drain(..).for_each(|range: std::ops::Range<usize>| kept[range].fill(true));
+                continue;
+            };
+            since.push(offset as usize..offset as usize + bytes.len());
+            if offset == 0 {
+                // The header: first it says that the dump is incomplete, at last that it is not.
+                is_complete = described > 0;
+                assert!(
+                    !is_complete || since.len() == 1,
+                    "the header is written while something is on its way"
+                );
+            } else if descriptors.contains(&offset) {
+                for descriptor in bytes.as_chunks::<24>().0 {
+                    let at = u64::from_le_bytes(*descriptor.first_chunk().unwrap()) as usize;
+                    let size = u32::from_le_bytes(*descriptor[8..].first_chunk().unwrap()) as usize;
+                    assert!(kept[at..at + size].iter().all(|kept| *kept), "{size} bytes at {at:#x}");
+                    described += 1;
+                }
+            }
+        }
+        assert_eq!((described, is_complete), (written.data_pages + written.zero_pages, true));
+    }
+}
+
 /// What a full disk left: headers that say so, the pages that are worth most, and no page that is not as it was.
 fn assert_readable(bytes: Vec<u8>, core: &Core<Vec<u8>>, selection: &Selection, written: &Written) {
     let dump = Dump::open(bytes).unwrap();

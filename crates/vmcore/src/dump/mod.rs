@@ -1,9 +1,10 @@
 //! A dump of selected frames, compressed or as ELF, by as many threads as machine and memory allow.
 //!
 //! Headers and bitmaps come first, then room for what describes the pages, then the pages: those that are worth most before all others.
-//! What describes a page is written after the page. So a dump that ends early, by a full disk or a reset, holds in readable
-//! form what was written until then.
+//! What describes a page is written when the page is on the disk. So a dump that ends early, by a full disk, a reset or a loss of power, holds in
+//! readable form what was there until then.
 
+mod descriptors;
 mod elf;
 mod forget;
 mod kdump;
@@ -26,6 +27,7 @@ use crate::copy::{MAX_BAD_RUNS, Progress};
 use crate::elf::{Core, CoreError};
 use crate::filter::Selection;
 use crate::source::ReadAt;
+use descriptors::{Descriptors, Ended};
 pub use forget::forget;
 use plan::Plan;
 pub use sink::{Flattened, Sink};
@@ -191,6 +193,7 @@ struct Shared<'a, S> {
     selection: &'a Selection,
     sink: &'a dyn Sink,
     layout: &'a Layout,
+    descriptors: Descriptors<'a>,
     plan: Mutex<Plan<'a>>,
     /// Where the next batch of compressed pages goes.
     next: AtomicU64,
@@ -241,6 +244,7 @@ pub fn write_dump<S: ReadAt + Sync>(
         selection,
         sink,
         layout: &layout,
+        descriptors: Descriptors::new(sink),
         plan: Mutex::new(Plan::new(core, selection)),
         next: AtomicU64::new(data),
         stop: AtomicBool::new(false),
@@ -251,12 +255,12 @@ pub fn write_dump<S: ReadAt + Sync>(
             progress: &mut progress,
         }),
     };
-    let (mut written, failure) = shared.run(options)?;
+    let (mut written, failure, lost) = shared.run(options)?;
     written.wanted_pages = wanted_pages;
     let end = shared.next.into_inner();
-    if failure.is_none()
-        && let Layout::Kdump(layout) = &layout
-        && let Err(source) = sink.sync()
+    if let Layout::Kdump(layout) = &layout
+        && failure.is_none()
+        && let Some(source) = lost.or_else(|| sink.sync().err())
     {
         let (written, descriptors) =
             (Box::new(Written { size: end, ..written }), layout.table..layout.zero_page);
@@ -291,13 +295,25 @@ impl Layout {
 }
 
 impl<S: ReadAt + Sync> Shared<'_, S> {
-    /// Lets the threads work, and gives what they wrote together and the first write that failed.
-    fn run(&self, options: &DumpOptions) -> Result<(Written, Option<WriteFailure>), DumpError> {
+    /// Lets the threads work, and gives what they wrote together, the first write that failed, and what the disk said of what it lost.
+    fn run(
+        &self,
+        options: &DumpOptions,
+    ) -> Result<(Written, Option<WriteFailure>, Option<io::Error>), DumpError> {
         let threads = limits::threads(options.threads, options.memory_limit);
         let worker = || Worker::new(self, options);
         // The first one is made before anything starts: what does not work for it works for none.
         let own = worker()?;
-        let ends = thread::scope(|scope| {
+        let (ends, ended) = thread::scope(|scope| {
+            let descriptors = match self.layout {
+                // Where the system has no room for this thread, descriptors are written at once.
+                Layout::Kdump(_) => {
+                    let taken = self.descriptors.taken();
+                    let writing = thread::Builder::new().spawn_scoped(scope, || self.descriptors.write_all());
+                    writing.ok().map(|writing| (writing, taken))
+                }
+                Layout::Elf(_) => None,
+            };
             let others: Vec<_> = (1..threads)
                 .map_while(|_| {
                     let other = worker().ok()?;
@@ -306,11 +322,12 @@ impl<S: ReadAt + Sync> Shared<'_, S> {
                 })
                 .collect();
             let mut ends = vec![own.run()];
-            let join = |thread: thread::ScopedJoinHandle<'_, _>| {
-                thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            };
-            ends.extend(others.into_iter().map(join));
-            ends
+            ends.extend(others.into_iter().map(joined));
+            let ended = descriptors.map_or_else(Ended::default, |(writing, taken)| {
+                drop(taken);
+                joined(writing)
+            });
+            (ends, ended)
         });
         let mut all = Written { threads: ends.len(), ..Written::default() };
         let mut failure = None;
@@ -319,8 +336,13 @@ impl<S: ReadAt + Sync> Shared<'_, S> {
             failure = failure.or(failed);
         }
         all.sort_bad_runs();
-        Ok((all, failure))
+        Ok((all, failure.or(ended.failed), ended.lost))
     }
+}
+
+/// What a thread ended with; its panic goes on here.
+fn joined<T>(thread: thread::ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 impl<S> Shared<'_, S> {

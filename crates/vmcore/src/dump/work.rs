@@ -227,14 +227,14 @@ impl<'s, 'a, S: ReadAt> Worker<'s, 'a, S> {
         Ok(())
     }
 
-    /// Writes the batch: pages first, then what describes them.
+    /// Writes the batch: pages first, then, in time, what describes them.
     fn flush(&mut self) -> Result<(), WriteFailure> {
         match self.shared.layout {
             Layout::Kdump(layout) => {
                 let len = self.batch.data.len() as u64;
                 let base = self.shared.next.fetch_add(len, Ordering::Relaxed);
                 write_at(self.shared.sink, base, &self.batch.data)?;
-                self.batch.write_descriptors(self.shared.sink, layout, base)?;
+                self.shared.descriptors.add(self.batch.descriptors(layout, base))?;
             }
             Layout::Elf(_) => {
                 for (offset, range) in &self.batch.placed {
@@ -331,27 +331,19 @@ impl Batch {
         self.counts = Written::default();
     }
 
-    /// Writes the descriptors, neighbours in one go; the batch's data are at `base`.
-    fn write_descriptors(
-        &self,
-        sink: &dyn super::Sink,
-        layout: &super::kdump::Layout,
-        base: u64,
-    ) -> Result<(), WriteFailure> {
-        let mut bytes = Vec::new();
+    /// The descriptors, neighbours in one go, and where they go; the batch's data are at `base`.
+    fn descriptors(&self, layout: &super::kdump::Layout, base: u64) -> Vec<(u64, Vec<u8>)> {
         let zeros = Descriptor { offset: layout.zero_page, size: layout.page_size, flags: 0 };
-        for run in self.described.chunk_by(|one, next| one.0 + 1 == next.0) {
-            bytes.clear();
-            for (_, content) in run {
-                let descriptor = match *content {
-                    Content::Zeros => zeros,
-                    Content::Data(data) => Descriptor { offset: base + data.offset, ..data },
-                };
-                bytes.extend_from_slice(&descriptor.to_bytes());
-            }
+        let runs = self.described.chunk_by(|one, next| one.0 + 1 == next.0);
+        let bytes = |content: &Content| match *content {
+            Content::Zeros => zeros.to_bytes(),
+            Content::Data(data) => Descriptor { offset: base + data.offset, ..data }.to_bytes(),
+        };
+        let described = |run: &[(u64, Content)]| {
             let first = run.first().map_or(0, |(rank, _)| *rank);
-            write_at(sink, layout.table + first * DESCRIPTOR as u64, &bytes)?;
-        }
-        Ok(())
+            let bytes = run.iter().flat_map(|(_, content)| bytes(content)).collect();
+            (layout.table + first * DESCRIPTOR as u64, bytes)
+        };
+        runs.map(described).collect()
     }
 }
