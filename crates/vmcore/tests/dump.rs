@@ -260,6 +260,11 @@ fn a_dump_says_that_it_is_complete_only_when_its_pages_are_on_the_disk() {
     let bytes = disk.bytes();
     assert_readable(bytes.clone(), &core, &selection, &written);
 
+    // It counts for more that what was written is lost than that no more can be written.
+    let full = Disk { fails_late: true, ..Disk::new(written.size as usize - 1) };
+    let error = write_dump(&core, &selection, &full, &options, |_| {}).unwrap_err();
+    assert!(matches!(error, DumpError::Sync { .. }), "{error}");
+
     // What the disk lost is not there any more, and all else is.
     let lost = [written.size - 90_000..written.size - 80_000, written.size - 5000..written.size];
     let file = tempfile::tempfile().unwrap();
@@ -273,13 +278,19 @@ fn a_dump_says_that_it_is_complete_only_when_its_pages_are_on_the_disk() {
     assert_eq!(forget(&file, descriptors, &lost).unwrap(), 0, "twice");
 }
 
+/// What was done to a sink.
+enum Done {
+    Write(u64, Vec<u8>),
+    Sync,
+}
+
 /// Keeps what was done to it, in order.
 #[derive(Default)]
-struct Journal(Mutex<Vec<Option<(u64, Vec<u8>)>>>);
+struct Journal(Mutex<Vec<Done>>);
 
 impl Sink for Journal {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.0.lock().unwrap().push(Some((offset, bytes.to_vec())));
+        self.0.lock().unwrap().push(Done::Write(offset, bytes.to_vec()));
         Ok(())
     }
 
@@ -288,7 +299,7 @@ impl Sink for Journal {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.0.lock().unwrap().push(None);
+        self.0.lock().unwrap().push(Done::Sync);
         Ok(())
     }
 
@@ -316,7 +327,7 @@ fn no_page_is_described_before_it_would_outlast_a_loss_of_power() {
         let mut since = Vec::new();
         let (mut described, mut is_complete) = (0, false);
         for done in journal.0.into_inner().unwrap() {
-            let Some((offset, bytes)) = done else {
+            let Done::Write(offset, bytes) = done else {
                 since.drain(..).for_each(|range: std::ops::Range<usize>| kept[range].fill(true));
                 continue;
             };

@@ -149,8 +149,8 @@ pub enum DumpError {
         /// What is in the dump all the same, readable.
         written: Box<Written>,
     },
-    /// All was written, but not all of it is there: the system said so when it was asked to bring it to the disk. The dump's header
-    /// says that it is incomplete.
+    /// Not all that was written is there: the system said so when it was asked to bring it to the disk. The dump's header says that it is
+    /// incomplete.
     #[error("the disk did not take all of the dump: {source}")]
     Sync {
         /// The system's error.
@@ -258,9 +258,9 @@ pub fn write_dump<S: ReadAt + Sync>(
     let (mut written, failure, lost) = shared.run(options)?;
     written.wanted_pages = wanted_pages;
     let end = shared.next.into_inner();
+    let synced = || if failure.is_none() { sink.sync() } else { Ok(()) };
     if let Layout::Kdump(layout) = &layout
-        && failure.is_none()
-        && let Some(source) = lost.or_else(|| sink.sync().err())
+        && let Some(source) = lost.or_else(|| synced().err())
     {
         let (written, descriptors) =
             (Box::new(Written { size: end, ..written }), layout.table..layout.zero_page);
