@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 use host::Host;
 use serde::{Deserialize, Serialize};
 
-use crate::capture::LOG;
+use crate::capture::{LOG, Target};
 use crate::dumps::store;
 use crate::prepared::{Prepared, mounted_at};
 use crate::record::{self, Record};
@@ -20,7 +20,8 @@ use crate::whole::{self, Readers};
 use crate::{exit, target};
 
 const ABOUT: &str = "\
-Without --really-crash nothing is touched: it tells how the last test came out.
+Without --really-crash nothing is touched: it tells how the last test came out. A server that the dump was to go to is asked, on the way of \
+`hotdump target check`; `hotdump status` does not ask servers.
 
 With it, first `hotdump verify` and `hotdump target check` must find nothing wrong. Then a line with a random word goes to the kernel log, \
 what is in memory is written to disk, and the machine panics, as by the magic SysRq key. Programs are not stopped: \
@@ -31,7 +32,7 @@ Exit codes:
   0  the dump of the last test arrived, whole
   1  wrong usage, or the machine was not crashed, and why
   2  the dump of the last test did not arrive, or not whole
-  3  cannot tell: it went to a server, or to a filesystem that is not mounted here
+  3  cannot tell: the server cannot be asked, or the filesystem is not mounted here
   4  there was no test";
 
 /// What a test leaves behind for after the reboot.
@@ -72,6 +73,8 @@ struct Mark {
     dumps: Option<PathBuf>,
     /// Where the log goes where a server does not take the dump.
     log: Option<PathBuf>,
+    /// The initramfs, where the dump was to go to a server: it has the way there.
+    initramfs: Option<PathBuf>,
 }
 
 /// How a test came out.
@@ -95,7 +98,11 @@ pub(crate) enum Outcome {
     /// The machine is still in the boot that was to crash.
     NotCrashed,
     /// Where it went cannot be seen from here.
-    OutOfSight,
+    OutOfSight {
+        /// Why not, where a server was asked.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        why: Option<String>,
+    },
 }
 
 /// The last test of this machine.
@@ -109,9 +116,19 @@ pub(crate) struct LastTest {
 }
 
 impl LastTest {
-    /// The last test, if there was one.
+    /// The last test, if there was one. No server is asked.
     pub(crate) fn read(host: &Host) -> Option<Self> {
         Some(Self::of(&Mark::read(Path::new(MARK))?, &host.boot_id().unwrap_or_default()))
+    }
+
+    /// The same, and a server that the dump was to go to is asked.
+    fn read_and_ask(host: &Host) -> Option<Self> {
+        let mark = Mark::read(Path::new(MARK))?;
+        let mut last = Self::of(&mark, &host.boot_id().unwrap_or_default());
+        if let (Outcome::OutOfSight { .. }, Some(initramfs)) = (&last.outcome, &mark.initramfs) {
+            last.outcome = mark.ask_server(initramfs);
+        }
+        Some(last)
     }
 
     fn of(mark: &Mark, boot_id: &str) -> Self {
@@ -129,22 +146,23 @@ impl LastTest {
             }
             Outcome::Missing => format!("{when}: no dump arrived at {}", self.target),
             Outcome::NotCrashed => format!("{when}: the machine has not crashed since"),
-            Outcome::OutOfSight => {
-                format!("{when}: the dump went to {}, which cannot be seen from here", self.target)
+            Outcome::OutOfSight { why } => {
+                let why = why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+                format!("{when}: the dump went to {}, which cannot be seen from here{why}", self.target)
             }
         }
     }
 
     /// Whether something is surely wrong.
     pub(crate) fn has_failed(&self) -> bool {
-        !matches!(self.outcome, Outcome::Arrived { .. } | Outcome::OutOfSight)
+        !matches!(self.outcome, Outcome::Arrived { .. } | Outcome::OutOfSight { .. })
     }
 
     fn exit_code(&self) -> u8 {
         match self.outcome {
             Outcome::Arrived { .. } => exit::OK,
             Outcome::Partly { .. } | Outcome::Missing | Outcome::NotCrashed => 2,
-            Outcome::OutOfSight => exit::UNKNOWN,
+            Outcome::OutOfSight { .. } => exit::UNKNOWN,
         }
     }
 }
@@ -160,20 +178,50 @@ impl Mark {
         whole::write(path, &serde_json::to_vec_pretty(self)?, Readers::Owner)
     }
 
-    /// Looks for the dump whose log has the word.
+    /// Looks for the dump on this system.
     fn search(&self) -> Outcome {
         let directories = [&self.dumps, &self.log];
-        let found = directories.into_iter().flatten().find_map(|dir| {
-            let dumps = store::list(dir).ok()?;
-            dumps.into_iter().rev().find(|dump| holds(&dump.path.join(LOG), &self.word))
-        });
-        match found {
-            Some(dump) if dump.status == "saved" => Outcome::Arrived { dump: dump.path },
-            Some(dump) => Outcome::Partly { dump: dump.path, status: dump.status },
-            // A server is not looked at, and a directory that is not there may be on a filesystem that is not mounted.
+        match directories.into_iter().flatten().find_map(|dir| self.find_in(dir)) {
+            Some(dump) => Outcome::of(dump.path, dump.status),
+            // A directory that is not there may be on a filesystem that is not mounted.
             None if self.dumps.as_ref().is_some_and(|dir| dir.is_dir()) => Outcome::Missing,
-            None => Outcome::OutOfSight,
+            None => Outcome::OutOfSight { why: None },
         }
+    }
+
+    /// Looks for the dump on the server that `initramfs` has the way to.
+    fn ask_server(&self, initramfs: &Path) -> Outcome {
+        let (path, prepared) = match target::read_initramfs(Some(initramfs.to_owned())) {
+            Ok(read) => read,
+            Err(error) => return Outcome::OutOfSight { why: Some(format!("{error:#}")) },
+        };
+        if prepared.shown_target() != self.target {
+            let why = format!("{} names {} since", path.display(), prepared.shown_target());
+            return Outcome::OutOfSight { why: Some(why) };
+        }
+        match target::look_at_server(&path, &prepared, |dir| self.find_in(dir)) {
+            Ok(Some(dump)) => {
+                // Where it lies on the server, not where that is shown for the moment.
+                let server = prepared.config.target.as_ref().map(ToString::to_string).unwrap_or_default();
+                let dir = format!("{server}{}", prepared.config.path.join(dump.name).display());
+                Outcome::of(PathBuf::from(dir), dump.status)
+            }
+            Ok(None) => Outcome::Missing,
+            Err(why) => Outcome::OutOfSight { why: Some(why) },
+        }
+    }
+
+    /// The newest dump in `dir` whose log has the word.
+    fn find_in(&self, dir: &Path) -> Option<store::Entry> {
+        let dumps = store::list(dir).ok()?;
+        dumps.into_iter().rev().find(|dump| holds(&dump.path.join(LOG), &self.word))
+    }
+}
+
+impl Outcome {
+    /// Of a dump that was found, by what its report says.
+    fn of(dump: PathBuf, status: String) -> Self {
+        if status == "saved" { Self::Arrived { dump } } else { Self::Partly { dump, status } }
     }
 }
 
@@ -192,7 +240,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     if args.really_crash {
         return crash(args, &host);
     }
-    let last = LastTest::read(&host);
+    let last = LastTest::read_and_ask(&host);
     if args.json {
         print_json(&last)?;
     } else {
@@ -215,7 +263,7 @@ fn told(last: Option<&LastTest>, coloured: bool) -> String {
         Some(last) => {
             let (word, tone) = match last.outcome {
                 Outcome::Arrived { .. } => ("PASSED", Tone::Good),
-                Outcome::OutOfSight => ("NOT SEEN", Tone::Doubtful),
+                Outcome::OutOfSight { .. } => ("NOT SEEN", Tone::Doubtful),
                 _ => ("FAILED", Tone::Bad),
             };
             screen.told(word, tone, &last.words());
@@ -254,7 +302,7 @@ fn crash(args: &Args, host: &Host) -> anyhow::Result<u8> {
     if !args.yes && io::stdin().is_terminal() && !confirmed()? {
         bail!("not crashed: you did not say yes");
     }
-    let mark = mark(host, &prepared)?;
+    let mark = mark(host, &path, &prepared)?;
     mark.write(Path::new(MARK)).with_context(|| format!("not crashed: cannot write {MARK}"))?;
     panic_machine(&mark.word).context("not crashed")?;
     bail!("not crashed: the kernel took the request and goes on");
@@ -268,7 +316,8 @@ fn confirmed() -> io::Result<bool> {
     Ok(answer.trim() == "yes")
 }
 
-fn mark(host: &Host, prepared: &Prepared) -> anyhow::Result<Mark> {
+fn mark(host: &Host, initramfs: &Path, prepared: &Prepared) -> anyhow::Result<Mark> {
+    let is_server = matches!(prepared.config.target, Some(Target::Nfs(_) | Target::Ssh(_)));
     let log = prepared.config.local_log.as_ref();
     let log = log.and_then(|log| mounted_at(Path::new("/"), &log.target, &log.path));
     let word = fs::read_to_string("/proc/sys/kernel/random/uuid").context("a random word")?;
@@ -279,6 +328,7 @@ fn mark(host: &Host, prepared: &Prepared) -> anyhow::Result<Mark> {
         target: prepared.shown_target(),
         dumps: prepared.dumps(),
         log: log.map(|(point, below)| point.join(below)),
+        initramfs: is_server.then(|| initramfs.to_owned()),
     })
 }
 
@@ -293,6 +343,8 @@ fn panic_machine(word: &str) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::capture::CONFIG_PATH;
+    use crate::initramfs::archive::Archive;
 
     fn mark(dumps: Option<&Path>, log: Option<&Path>) -> Mark {
         Mark {
@@ -302,6 +354,7 @@ mod tests {
             target: "LABEL=x, ext4, directory /crash".into(),
             dumps: dumps.map(Path::to_owned),
             log: log.map(Path::to_owned),
+            initramfs: None,
         }
     }
 
@@ -321,8 +374,8 @@ mod tests {
         let there = mark(Some(dir.path()), Some(log.path()));
         dump(dir.path(), "2026-11-22-15:32:10", "saved", "hotdump: test crash 0b5e-78\n");
         assert_eq!(outcome(&there), Outcome::Missing, "another test's");
-        assert_eq!(outcome(&mark(None, Some(log.path()))), Outcome::OutOfSight);
-        assert_eq!(outcome(&mark(Some(&dir.path().join("none")), None)), Outcome::OutOfSight);
+        assert_eq!(outcome(&mark(None, Some(log.path()))), Outcome::OutOfSight { why: None });
+        assert_eq!(outcome(&mark(Some(&dir.path().join("none")), None)), Outcome::OutOfSight { why: None });
         let local = dump(log.path(), "2026-11-22-15:32:11", "partial", line);
         assert_eq!(outcome(&there), Outcome::Partly { dump: local, status: "partial".into() });
         let whole = dump(dir.path(), "2026-11-22-15:32:12", "saved", line);
@@ -343,7 +396,7 @@ mod tests {
             (Outcome::Partly { dump: "/x".into(), status: "partial".into() }, "FAILED: ", 2),
             (Outcome::Missing, "FAILED: ", 2),
             (Outcome::NotCrashed, "FAILED: ", 2),
-            (Outcome::OutOfSight, "NOT SEEN: ", 3),
+            (Outcome::OutOfSight { why: None }, "NOT SEEN: ", 3),
         ] {
             let last = LastTest { time: 17_179_869_180, target: "y".into(), outcome };
             assert!(told(Some(&last), false).starts_with(word), "{last:?}");
@@ -351,6 +404,9 @@ mod tests {
             assert_eq!(last.has_failed(), code == 2);
         }
         assert!(told(None, false).starts_with("NOT TESTED: "));
+        let outcome = Outcome::OutOfSight { why: Some("no answer".into()) };
+        let words = LastTest { time: 17_179_869_180, target: "y".into(), outcome }.words();
+        assert!(words.ends_with("went to y, which cannot be seen from here: no answer"), "{words}");
     }
 
     #[test]
@@ -361,7 +417,32 @@ mod tests {
         let written = mark(Some(dir.path()), None);
         written.write(&path).unwrap();
         assert_eq!(Mark::read(&path), Some(written));
+        // As it was written before there was more to it.
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, text.replace(",\n  \"initramfs\": null", "")).unwrap();
+        assert_eq!(Mark::read(&path).unwrap().initramfs, None);
         fs::write(&path, "{").unwrap();
         assert_eq!(Mark::read(&path), None);
+    }
+
+    #[test]
+    fn a_server_is_asked_by_the_initramfs_that_names_it_still() {
+        let dir = tempfile::tempdir().unwrap();
+        let why = |mark: &Mark, initramfs: &Path| match mark.ask_server(initramfs) {
+            Outcome::OutOfSight { why: Some(why) } => why,
+            other => panic!("{other:?}"),
+        };
+        let gone = dir.path().join("gone");
+        assert!(why(&mark(None, None), &gone).contains("there is no initramfs"));
+
+        let config = "target = \"nfs:192.0.2.1:/srv\"\npath = \"/crash/web1\"\n";
+        let mut archive = Archive::default();
+        archive.file(CONFIG_PATH, 0o600, config.into());
+        let path = dir.path().join("initrd");
+        fs::write(&path, archive.pack().unwrap()).unwrap();
+        let names = "nfs:192.0.2.1:/srv, directory /crash/web1";
+        assert!(why(&mark(None, None), &path).ends_with(&format!("names {names} since")));
+        let same = Mark { target: names.into(), ..mark(None, None) };
+        assert!(why(&same, &path).contains("knows no way to the server"));
     }
 }

@@ -21,8 +21,11 @@ const INIT: u8 = 1;
 const VERSION: u8 = 2;
 const OPEN: u8 = 3;
 const CLOSE: u8 = 4;
+const READ: u8 = 5;
 const WRITE: u8 = 6;
 const FSETSTAT: u8 = 10;
+const OPENDIR: u8 = 11;
+const READDIR: u8 = 12;
 const REMOVE: u8 = 13;
 const MKDIR: u8 = 14;
 const RMDIR: u8 = 15;
@@ -31,14 +34,21 @@ const RENAME: u8 = 18;
 const EXTENDED: u8 = 200;
 const STATUS: u8 = 101;
 const HANDLE: u8 = 102;
+const DATA: u8 = 103;
+const NAME: u8 = 104;
 const ATTRS: u8 = 105;
 const EXTENDED_REPLY: u8 = 201;
 
 /// Flags of an open: for writing, made new, and it must not be there.
 const NEW_FILE: u32 = 0x02 | 0x08 | 0x20;
-/// Flags of attributes: the size, the permissions.
+/// The flag of an open for reading.
+const OLD_FILE: u32 = 0x01;
+/// Flags of attributes: the size, the owners, the permissions, the times, and what a server adds.
 const SIZE: u32 = 1;
+const OWNERS: u32 = 2;
 const PERMISSIONS: u32 = 4;
+const TIMES: u32 = 8;
+const EXTENSIONS: u32 = 1 << 31;
 
 /// What OpenSSH's server can besides, if it says so.
 const FSYNC: &str = "fsync@openssh.com";
@@ -98,6 +108,65 @@ impl Sftp {
             wire.ask(request)?.handle()
         })?;
         Ok(RemoteFile { session: self, handle })
+    }
+
+    /// The names in a directory, in no order.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub(crate) fn names(&self, path: &str) -> io::Result<Vec<String>> {
+        self.with(|wire| {
+            let mut request = Packet::new(OPENDIR);
+            request.text(path);
+            let handle = wire.ask(request)?.handle()?;
+            let mut names = Vec::new();
+            let listed = until_end(|| {
+                let mut request = Packet::new(READDIR);
+                request.bytes(&handle);
+                let mut answer = wire.ask(request)?.expect(NAME)?;
+                let count = answer.take_number()?;
+                if count == 0 {
+                    return Err(io::Error::other("the server sent no name, and not that there are no more"));
+                }
+                for _ in 0..count {
+                    names.push(String::from_utf8_lossy(&answer.take_bytes()?).into_owned());
+                    // A line as of `ls -l`, for people.
+                    answer.take_bytes()?;
+                    answer.skip_attributes()?;
+                }
+                Ok(())
+            });
+            listed.and(wire.close(&handle)).map(|()| names)
+        })
+    }
+
+    /// The first `most` bytes of a file, or all where it has not as many.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub(crate) fn read(&self, path: &str, most: usize) -> io::Result<Vec<u8>> {
+        self.with(|wire| {
+            let mut request = Packet::new(OPEN);
+            request.text(path).number(OLD_FILE).number(0);
+            let handle = wire.ask(request)?.handle()?;
+            let mut bytes = Vec::new();
+            let read = until_end(|| {
+                let length = PIECE.min(most - bytes.len());
+                if length == 0 {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                let mut request = Packet::new(READ);
+                request.bytes(&handle).long(bytes.len() as u64).number(length as u32);
+                let mut piece = wire.ask(request)?.expect(DATA)?.take_bytes()?;
+                if piece.is_empty() {
+                    return Err(io::Error::other("the server sent nothing, and not that the file ends"));
+                }
+                piece.truncate(length);
+                bytes.append(&mut piece);
+                Ok(())
+            });
+            read.and(wire.close(&handle)).map(|()| bytes)
+        })
     }
 
     /// Renames a file, in place of another of that name where the server can.
@@ -192,11 +261,9 @@ impl RemoteFile<'_> {
     /// What the server says of any write since the file was made.
     pub(crate) fn close(self) -> io::Result<()> {
         self.session.with(|wire| {
-            let mut failed = self.sync_by(wire).err();
-            let mut request = Packet::new(CLOSE);
-            request.bytes(&self.handle);
-            failed = failed.or(wire.ask(request)?.status().err());
-            failed.map_or(Ok(()), Err)
+            let synced = self.sync_by(wire);
+            let closed = wire.close(&self.handle);
+            synced.and(closed)
         })
     }
 
@@ -289,6 +356,13 @@ impl<O: Write, I: Read> Wire<O, I> {
         }
     }
 
+    /// Lets go of a file or a directory.
+    fn close(&mut self, handle: &[u8]) -> io::Result<()> {
+        let mut request = Packet::new(CLOSE);
+        request.bytes(handle);
+        self.ask(request)?.status()
+    }
+
     fn ask_about(&mut self, path: &str) -> io::Result<()> {
         let mut request = Packet::new(STAT);
         request.text(path);
@@ -366,10 +440,23 @@ impl<O: Write, I: Read> Wire<O, I> {
     }
 }
 
+/// Does a step again and again until one says that the end has come.
+fn until_end(mut step: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+    loop {
+        match step() {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+            done => done?,
+        }
+    }
+}
+
 /// What the end of the stream means here.
 fn closed(error: io::Error) -> io::Error {
     match error.kind() {
-        io::ErrorKind::UnexpectedEof => io::Error::new(error.kind(), "the connection ended"),
+        // Not the end of a file.
+        io::ErrorKind::UnexpectedEof => {
+            io::Error::new(io::ErrorKind::ConnectionAborted, "the connection ended")
+        }
         _ => error,
     }
 }
@@ -436,6 +523,7 @@ impl Answer {
         let why = self.take_bytes().map(|why| String::from_utf8_lossy(&why).into_owned()).unwrap_or_default();
         let kind = match code {
             0 => return Ok(()),
+            1 => io::ErrorKind::UnexpectedEof,
             2 => io::ErrorKind::NotFound,
             3 => io::ErrorKind::PermissionDenied,
             _ => io::ErrorKind::Other,
@@ -465,6 +553,23 @@ impl Answer {
     fn take_bytes(&mut self) -> io::Result<Vec<u8>> {
         let length = self.take_number()? as usize;
         self.take(length)
+    }
+
+    /// Leaves out a file's attributes (section 5 of the draft).
+    fn skip_attributes(&mut self) -> io::Result<()> {
+        let flags = self.take_number()?;
+        for (flag, length) in [(SIZE, 8), (OWNERS, 8), (PERMISSIONS, 4), (TIMES, 8)] {
+            if flags & flag != 0 {
+                self.take(length)?;
+            }
+        }
+        if flags & EXTENSIONS != 0 {
+            for _ in 0..self.take_number()? {
+                self.take_bytes()?;
+                self.take_bytes()?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -508,6 +613,30 @@ mod tests {
         sftp.remove(&path("vmcore")).unwrap();
         assert_eq!(sftp.remove(&path("vmcore")).unwrap_err().kind(), io::ErrorKind::NotFound);
         assert_eq!(sftp.make_directory(&path("no/such")).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn what_lies_there_is_listed_and_read() {
+        let Some(sftp) = server() else { return };
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name).display().to_string();
+        let data: Vec<u8> = (0..200_000u32).map(|number| (number / 3) as u8).collect();
+        std::fs::write(path("log"), &data).unwrap();
+        std::fs::write(path("empty"), b"").unwrap();
+        // More than one answer lists.
+        let many = (0..300).map(|number| format!("2026-11-22-15:32:10-{number}"));
+        many.clone().for_each(|name| std::fs::create_dir(path(&name)).unwrap());
+
+        let mut names = sftp.names(&path("")).unwrap();
+        names.sort();
+        let mut want: Vec<String> = many.chain([".", "..", "log", "empty"].map(str::to_owned)).collect();
+        want.sort();
+        assert_eq!(names, want);
+        assert_eq!(sftp.read(&path("log"), 1 << 20).unwrap(), data);
+        assert_eq!(sftp.read(&path("log"), 100_000).unwrap(), &data[..100_000]);
+        assert_eq!(sftp.read(&path("empty"), 10).unwrap(), b"");
+        assert_eq!(sftp.read(&path("none"), 10).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(sftp.names(&path("none")).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
     #[test]

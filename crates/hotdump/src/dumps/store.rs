@@ -78,6 +78,13 @@ pub(crate) fn list(dir: &Path) -> io::Result<Vec<Entry>> {
     Ok(found.into_iter().map(|(_, entry)| entry).collect())
 }
 
+/// The names among `names` that are those of dumps, the oldest first.
+pub(crate) fn dumps_among(names: Vec<String>) -> Vec<String> {
+    let mut dumps: Vec<_> = names.into_iter().filter_map(|name| Some((key(&name)?, name))).collect();
+    dumps.sort();
+    dumps.into_iter().map(|(_, name)| name).collect()
+}
+
 /// Where a dump's name stands among others: its digits, then its number within the second. None for other names.
 fn key(name: &str) -> Option<(String, u32)> {
     let (time, rest) = name.split_at_checked(19)?;

@@ -1,6 +1,7 @@
 //! `hotdump target`: does from the running system what the capture kernel will do with the target.
 
 mod check;
+mod look;
 mod network;
 mod probe;
 
@@ -16,6 +17,7 @@ use crate::screen::{Color, Screen, Tone};
 use crate::text::{print, print_json};
 
 pub(crate) use check::check;
+pub(crate) use look::look_at_server;
 
 const ABOUT: &str = "\
 The target is the one in the capture initramfs, and the steps are those of the capture kernel, by the same code: the device is looked for by its \

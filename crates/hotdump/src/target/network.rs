@@ -49,39 +49,22 @@ fn routed(network: &Network) -> String {
 
 /// An NFS server.
 pub(super) fn nfs(export: &NfsExport, config: &Config, steps: &mut Steps) {
-    let Some(network) = reach(config, |network| nfs::address(network, &config.nfs_options), steps) else {
-        return;
-    };
-    let mounted = nfs::mount(export, network, &config.nfs_options, Path::new(MOUNT_POINT)).map(|()| Mounted);
-    let Some(mounted) = steps.take("mount", mounted, |_| format!("mounted {}", export.source())) else {
-        return;
-    };
+    let Some(mounted) = mount(export, config, steps) else { return };
     write(Path::new(MOUNT_POINT), &config.path, Some(config), steps);
     drop(mounted);
+}
+
+/// Mounts what an NFS server exports at [`MOUNT_POINT`].
+pub(super) fn mount(export: &NfsExport, config: &Config, steps: &mut Steps) -> Option<Mounted> {
+    let network = reach(config, |network| nfs::address(network, &config.nfs_options), steps)?;
+    let mounted = nfs::mount(export, network, &config.nfs_options, Path::new(MOUNT_POINT)).map(|()| Mounted);
+    steps.take("mount", mounted, |_| format!("mounted {}", export.source()))
 }
 
 /// A server that takes files by SSH.
 pub(super) fn ssh(server: &SshServer, initramfs: &Path, prepared: &Prepared, steps: &mut Steps) {
     let config = &prepared.config;
-    let stage = match Scratch::make(Path::new(CHECK_STAGE)) {
-        Ok(stage) => stage,
-        Err(error) => {
-            return steps.note("key", Outcome::Failed, format!("cannot make {CHECK_STAGE}: {error}"));
-        }
-    };
-    if prepared.mode & 0o077 != 0 {
-        let told = format!("others than its owner may read the key in {}: chmod 600", initramfs.display());
-        steps.note("key", Outcome::Failed, told);
-    }
-    let credentials = take_credentials(prepared, stage.path());
-    let shown = |(_, keys): &(Credentials, usize)| {
-        format!("the key is there, and {keys} of the host's, of which one must match")
-    };
-    let Some((credentials, _)) = steps.take("key", credentials, shown) else { return };
-    let Some(network) = reach(config, |network| ssh::address(network, server), steps) else { return };
-    let session = Sftp::start(&mut ssh::command(Path::new("ssh"), server, network, &credentials));
-    let shown = |_: &Sftp| format!("{} lets us in, by the key in the initramfs", server.known_as());
-    let Some(session) = steps.take("login", in_words(session), shown) else { return };
+    let Some((session, stage)) = log_in(server, initramfs, prepared, steps) else { return };
     let place = Place::create(stage.path(), &config.path, jiff::Timestamp::now())
         .and_then(|place| place.send_to(session));
     let Some(place) =
@@ -93,6 +76,35 @@ pub(super) fn ssh(server: &SshServer, initramfs: &Path, prepared: &Prepared, ste
     if steps.take("write", probe::write(place), |()| "a file written and removed".into()).is_some() {
         space(free, Some(config), steps);
     }
+}
+
+/// Opens a session with a server that takes files by SSH, with what is in the initramfs; with the directory that the key is in meanwhile.
+pub(super) fn log_in(
+    server: &SshServer,
+    initramfs: &Path,
+    prepared: &Prepared,
+    steps: &mut Steps,
+) -> Option<(Sftp, Scratch)> {
+    let stage = match Scratch::make(Path::new(CHECK_STAGE)) {
+        Ok(stage) => stage,
+        Err(error) => {
+            steps.note("key", Outcome::Failed, format!("cannot make {CHECK_STAGE}: {error}"));
+            return None;
+        }
+    };
+    if prepared.mode & 0o077 != 0 {
+        let told = format!("others than its owner may read the key in {}: chmod 600", initramfs.display());
+        steps.note("key", Outcome::Failed, told);
+    }
+    let credentials = take_credentials(prepared, stage.path());
+    let shown = |(_, keys): &(Credentials, usize)| {
+        format!("the key is there, and {keys} of the host's, of which one must match")
+    };
+    let (credentials, _) = steps.take("key", credentials, shown)?;
+    let network = reach(&prepared.config, |network| ssh::address(network, server), steps)?;
+    let session = Sftp::start(&mut ssh::command(Path::new("ssh"), server, network, &credentials));
+    let shown = |_: &Sftp| format!("{} lets us in, by the key in the initramfs", server.known_as());
+    steps.take("login", in_words(session), shown).map(|session| (session, stage))
 }
 
 /// Sees that the server answers at its port.
