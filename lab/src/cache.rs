@@ -160,8 +160,10 @@ impl Kernel {
 
 /// The packages of the root with servers.
 const SERVERS: [&str; 4] = ["nfs-ganesha", "nfs-ganesha-vfs", "openssh-server", "openssh-client"];
-/// The packages of the root with what brings disks up.
-const STORAGE: [&str; 2] = ["lvm2", "e2fsprogs"];
+/// The packages of the root with what makes filesystems and brings disks up.
+const STORAGE: [&str; 6] = ["lvm2", "mdadm", "fdisk", "e2fsprogs", "xfsprogs", "btrfs-progs"];
+/// The file of a root that says which packages it was made of.
+const MADE_OF: &str = "made-of";
 const SERVER_USERS: &str = "root:x:0:0:root:/root:/bin/sh\nsshd:x:100:65534::/run/sshd:/usr/sbin/nologin\nnobody:x:65534:65534::/:/usr/sbin/nologin\n";
 
 /// The directory with everything fetched.
@@ -227,12 +229,16 @@ impl Cache {
         Ok(target)
     }
 
-    /// A root with the programs that bring up LVM volumes. The first call fetches it.
+    /// A root with the programs that make partitions, software RAID, LVM volumes and filesystems. The first call fetches it, and the
+    /// first one after other packages are asked for.
     pub fn storage(&self) -> Result<PathBuf> {
-        let target = self.dir.join("storage");
+        let (target, recipe) = (self.dir.join("storage"), STORAGE.join("\n"));
         let _one_at_a_time = self.lock()?;
-        if !target.exists() {
-            install(&target, |new| debian::make_root(KernelLine::V6_1.suite(), &STORAGE, new))?;
+        if fs::read_to_string(target.join(MADE_OF)).ok().as_ref() != Some(&recipe) {
+            install(&target, |new| {
+                debian::make_root(KernelLine::V6_1.suite(), &STORAGE, new)?;
+                Ok(fs::write(new.join(MADE_OF), recipe)?)
+            })?;
         }
         Ok(target)
     }
