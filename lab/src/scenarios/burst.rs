@@ -20,7 +20,8 @@ scenarios! {
     long:
     burst_native: "64 events in a whole Debian 13: the kernel's own handler; no program of user space runs for them",
     burst_module: "the same in a whole Debian 12 with the module",
-    burst_kdump_tools: "the same in a whole Debian 13 with Debian's own kdump service",
+    burst_kdump_tools: "the same in a whole Debian 13 with Debian's own kdump service, without and with hotdump's udev rules",
+    burst_kdump_tools_6_1: "the same in a whole Debian 12",
     burst_reload: "the same without the module: hotdump watch loads again a few times; and what its load costs beside hotdump load",
 }
 
@@ -90,6 +91,9 @@ const TRACING: &str = "/sys/kernel/tracing";
 /// All is over when nothing was traced for so many seconds: longer than what hotdump watch waits.
 const QUIET: u64 = 10;
 
+/// Where the program is in guests that have not its package.
+const PROGRAM: &str = "/root/debs/hotdump";
+
 /// What a burst led to.
 #[derive(Debug)]
 struct Outcome {
@@ -140,22 +144,11 @@ fn burst_module(lab: &Lab, name: &str) -> Result<()> {
     in_the_kernel(guest, "module: hotdump.ko")
 }
 
-/// What Debian's service does by itself: its udev rules load again, though the kernel keeps current what it has loaded. With hotdump's
-/// rules in front they leave it to the kernel.
+/// What Debian's service does by itself on a kernel that keeps current what is loaded, and that with hotdump's rules in front of its own
+/// it leaves it to the kernel.
 fn burst_kdump_tools(lab: &Lab, name: &str) -> Result<()> {
-    let program = lab.program();
-    let mut guest = boot(plan(lab, name, V6_12)?.debian_with(Some(KDUMP_TOOLS), &[program])?)?;
-    kdump_tools_on(&mut guest)?;
-    settled(&mut guest)?;
-    for what in [Burst::Module, Burst::Mixed] {
-        let outcome = burst(&mut guest, what)?;
-        guest.say(outcome.row("Debian's kdump-tools", what, &guest));
-        guest.say(format!("{outcome:?}"));
-        let loaded = guest.read_text("/sys/kernel/kexec_crash_loaded")?;
-        guest.say(format!("afterwards: {}", if loaded == "1" { "an image" } else { "no image" }));
-        ensure!(!outcome.loads.is_empty(), "its rules did not load again: {outcome:?}");
-    }
-    let told = guest.shell(&format!("{DEBS}/hotdump udev --install && udevadm control --reload"))?;
+    let mut guest = beside_kdump_tools(lab, name, V6_12, &[Burst::Module, Burst::Mixed])?;
+    let told = guest.shell(&format!("{PROGRAM} udev --install && udevadm control --reload"))?;
     guest.say(told.ok()?);
     finished(&mut guest, "systemctl restart kdump-tools")?;
     settled(&mut guest)?;
@@ -163,7 +156,32 @@ fn burst_kdump_tools(lab: &Lab, name: &str) -> Result<()> {
     guest.say(outcome.row("the same with `hotdump udev --install`", Burst::Mixed, &guest));
     ensure!(outcome.programs.is_empty() && outcome.loads.is_empty(), "{outcome:?}");
     ensure!(outcome.without.is_empty(), "{outcome:?}");
-    Ok(())
+    guest.run([PROGRAM, "verify"])?.exits(0).map(drop)
+}
+
+/// The same on a kernel that does not.
+fn burst_kdump_tools_6_1(lab: &Lab, name: &str) -> Result<()> {
+    beside_kdump_tools(lab, name, V6_1, &[Burst::Module]).map(drop)
+}
+
+/// A guest with Debian's service, whose rules start programs at each event; what comes of that is said.
+fn beside_kdump_tools(lab: &Lab, name: &str, line: KernelLine, bursts: &[Burst]) -> Result<Guest> {
+    let program = lab.program();
+    let mut guest = boot(plan(lab, name, line)?.debian_with(Some(KDUMP_TOOLS), &[program])?)?;
+    kdump_tools_on(&mut guest)?;
+    settled(&mut guest)?;
+    for what in bursts {
+        let outcome = burst(&mut guest, *what)?;
+        guest.say(outcome.row("Debian's kdump-tools", *what, &guest));
+        guest.say(format!("{:?}", outcome.programs));
+        let log = guest.shell("journalctl --output cat -t kdump-tools | tail -n 4; systemctl cat systemd-udevd | grep SystemCall")?;
+        guest.say(log.printed());
+        let verified = guest.run([PROGRAM, "verify"])?;
+        guest.say(verified.printed());
+        let is_kexec = |(program, _): &(String, usize)| program.ends_with("/kexec");
+        ensure!(outcome.programs.iter().any(is_kexec), "its rules did not start kexec: {outcome:?}");
+    }
+    Ok(guest)
 }
 
 /// No program may run, nothing be loaded, and the image be there and current all the time.
