@@ -390,10 +390,18 @@ impl Cache {
 
     /// The same by a file of its own, for what takes long and no guest needs.
     pub(crate) fn lock_by(&self, name: &str) -> Result<File> {
-        let lock = File::create(self.dir.join(name))?;
-        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)?;
-        Ok(lock)
+        exclusive(&self.dir.join(name))
     }
+}
+
+/// Waits until nobody else has this file, and has it until what is given is dropped.
+///
+/// # Errors
+/// The system's error.
+pub fn exclusive(path: &Path) -> Result<File> {
+    let lock = File::create(path).with_context(|| format!("making {}", path.display()))?;
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)?;
+    Ok(lock)
 }
 
 impl Kernel {

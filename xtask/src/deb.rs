@@ -24,6 +24,7 @@ const FILES: [(&str, &str, u32); 3] = [
 /// Builds both packages for this machine's architecture and gives their paths. They are of `version`, or of this source
 /// tree's. The program must have been built.
 pub(crate) fn build(version: Option<&str>) -> Result<[PathBuf; 2]> {
+    let _one_at_a_time = crate::dist_lock()?;
     let version = version.unwrap_or(env!("CARGO_PKG_VERSION"));
     Ok([package("hotdump", version, program)?, package("hotdump-dkms", version, dkms)?])
 }

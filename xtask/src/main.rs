@@ -10,6 +10,7 @@ mod programs;
 mod setup;
 mod tests;
 
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -208,12 +209,20 @@ fn ready_for(archs: &[Arch], line: Option<KernelLine>) -> Result<Lab> {
     for &arch in archs {
         setup::run(arch)?;
         fetch(arch, false)?;
+        let _one_at_a_time = dist_lock()?;
         programs::build(arch)?;
         let extra = line.filter(|line| line.arch() == arch && !KernelLine::usual(arch).contains(line));
         let lines: Vec<KernelLine> = KernelLine::usual(arch).iter().copied().chain(extra).collect();
         module::build_for_lab(&Cache::open()?, &lines)?;
     }
     Lab::of_tree(&root())
+}
+
+/// Held while something is put into target/dist: two of these commands may run at the same time.
+fn dist_lock() -> Result<File> {
+    let target = root().join("target");
+    fs::create_dir_all(&target)?;
+    lab::cache::exclusive(&target.join("dist.lock"))
 }
 
 /// Fetches, or builds, the kernel of one line.
