@@ -46,12 +46,12 @@ pub enum Parts {
 /// If the file is none, or incomplete, or has a page that cannot be read.
 pub fn unpack(from: &File, to: &Path, parts: Parts) -> Result<Kdump> {
     let length = from.metadata()?.len();
-    let mut header = vec![0; 2 * PAGE];
-    from.read_exact_at(&mut header, 0).context("reading the dump's header")?;
+    let header = read(from, 0, PAGE as u64).context("reading the dump's header")?;
     let int = |at: usize| number(&header, at, 4);
-    let long = |at: usize| number(&header, PAGE + at, 8);
     let (status, block, sub_blocks, bitmap_blocks) = (int(424), int(428), int(432), int(436));
-    ensure!(block == PAGE as u64, "pages of {block} bytes: the lab reads those of {PAGE}");
+    ensure!([4096, 65536].contains(&block), "pages of {block} bytes: the lab reads those of 4 and 64 KiB");
+    let sub_header = read(from, block, PAGE as u64)?;
+    let long = |at: usize| number(&sub_header, at, 8);
     let is_whole = status & 8 == 0;
     ensure!(is_whole == (parts == Parts::All), "the header says that the dump is complete: {is_whole}");
     let notes = read(from, long(48), long(56))?;
@@ -72,8 +72,9 @@ pub fn unpack(from: &File, to: &Path, parts: Parts) -> Result<Kdump> {
             continue;
         }
         let packed = read(from, offset, size).with_context(|| format!("page frame {frame:#x}"))?;
-        let page = unpack_page(packed, flags, &mut zstd).with_context(|| format!("page frame {frame:#x}"))?;
-        ensure!(page.len() == PAGE, "page frame {frame:#x} has {} bytes", page.len());
+        let page = unpack_page(packed, flags, block as usize, &mut zstd);
+        let page = page.with_context(|| format!("page frame {frame:#x}"))?;
+        ensure!(page.len() as u64 == block, "page frame {frame:#x} has {} bytes", page.len());
         let address = frame * block;
         if page.iter().any(|byte| *byte != 0) {
             memory.write_all_at(&page, address)?;
@@ -88,8 +89,8 @@ pub fn unpack(from: &File, to: &Path, parts: Parts) -> Result<Kdump> {
     Ok(Kdump { notes, held })
 }
 
-/// A page as it was in memory.
-fn unpack_page(packed: Vec<u8>, flags: u64, zstd: &mut FrameDecoder) -> Result<Vec<u8>> {
+/// A page as it was in memory, of so many bytes at most.
+fn unpack_page(packed: Vec<u8>, flags: u64, most: usize, zstd: &mut FrameDecoder) -> Result<Vec<u8>> {
     match flags {
         0 => Ok(packed),
         ZLIB => {
@@ -98,7 +99,7 @@ fn unpack_page(packed: Vec<u8>, flags: u64, zstd: &mut FrameDecoder) -> Result<V
             Ok(page)
         }
         ZSTD => {
-            let mut page = vec![0; PAGE];
+            let mut page = vec![0; most];
             let length = zstd.decode_all(&packed, &mut page)?;
             page.truncate(length);
             Ok(page)
