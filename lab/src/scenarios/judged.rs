@@ -6,7 +6,7 @@ use super::scenarios;
 use crate::cache::KernelLine::{self, V6_1, V6_12, V7};
 use crate::check::Core;
 use crate::files::DUMP_LABEL;
-use crate::judge::Judge;
+use crate::judge::{Judge, KDUMP};
 use crate::lab::Lab;
 use crate::machine::{GIB, MIB};
 use crate::product::By;
@@ -80,7 +80,7 @@ fn huge(lab: &Lab, name: &str, kernel: KernelLine) -> Result<()> {
     crashed.complete()?;
     let raw = crashed.dump()?.vmcore()?;
     let filtered = raw.with_extension("8");
-    judge.filter(&raw, &filtered, 8)?;
+    judge.filter(&raw, &filtered, 8, KDUMP)?;
     judge.drgn_agrees(&raw, &filtered)?;
     let [before, after] = [&raw, &filtered].map(|dump| Core::open(dump, crashed.arch));
     let (before, after) = (before?, after?);
