@@ -38,6 +38,12 @@ pub struct More {
 pub const KDUMP_TOOLS: More =
     More { name: "kdump-tools", packages: &["kdump-tools", "makedumpfile", "perl"] };
 
+/// dracut in place of initramfs-tools.
+pub const DRACUT: More = More { name: "dracut", packages: &["dracut"] };
+
+/// What dumps are read with.
+pub const DEBUGGERS: More = More { name: "debuggers", packages: &["crash", "python3-drgn"] };
+
 /// Where the packages that a guest is to install lie in it, and what else is given to it.
 pub const DEBS: &str = "/root/debs";
 

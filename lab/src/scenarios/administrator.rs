@@ -4,12 +4,14 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::scenarios;
-use super::service::{finished, install, up};
-use crate::cache::KernelLine::{V6_1, V6_12};
+use super::service::{finished, install, settled, up};
+use crate::cache::KernelLine::{self, V6_1, V6_12};
 use crate::guest::{Crashed, Guest};
 use crate::lab::{Lab, Plan};
 use crate::machine::{GIB, MIB};
-use crate::product::{By, CAPTURE};
+use crate::product::{By, CAPTURE, PANIC_LINE};
+use crate::say::Teller;
+use crate::userland::{DEBUGGERS, DRACUT, More};
 
 scenarios! {
     with packages;
@@ -17,6 +19,9 @@ scenarios! {
     long:
     estimate: "as little is reserved as `hotdump estimate` asks for, by sizes and then by the report of a capture: dumps are whole",
     distribution_initramfs: "a whole Debian 12 whose mkinitramfs puts the capture initramfs together",
+    dracut_initramfs: "the same by dracut",
+    reading_6_1: "a whole Debian 12 with crash and drgn: they read the dump of its crash as docs/guide.md has it",
+    reading_6_12: "the same on Debian 13",
     rehearsal: "a whole Debian 12: status, target check, `hotdump test --really-crash`, and after the reboot the test says that the dump arrived",
 }
 
@@ -90,23 +95,95 @@ fn guest_status(guest: &mut Guest) -> Result<String> {
 }
 
 fn distribution_initramfs(lab: &Lab, name: &str) -> Result<()> {
+    by_distribution(lab, name, None, "initramfs-tools", "mkinitramfs")
+}
+
+fn dracut_initramfs(lab: &Lab, name: &str) -> Result<()> {
+    by_distribution(lab, name, Some(DRACUT), "dracut", "dracut")
+}
+
+/// Crashes a Debian with `more` whose capture initramfs `builder` puts together, by the program `program`.
+fn by_distribution(lab: &Lab, name: &str, more: Option<More>, builder: &str, program: &str) -> Result<()> {
     let debs = [lab.deb("hotdump")?];
     let plan = lab.guest(name, V6_1)?.memory(2 * GIB).crashkernel("512M");
-    let mut guest = plan.debian(&debs)?.boot()?;
+    let mut guest = plan.debian_with(more, &debs)?.boot()?;
     up(&mut guest)?;
     install(&mut guest, &debs)?;
-    guest.shell("printf 'builder = \"initramfs-tools\"\\nformat = \"elf\"\\ndump-level = 0\\n' > /etc/hotdump/hotdump.toml")?.ok()?;
+    let lines = format!("builder = \"{builder}\"\\nformat = \"elf\"\\ndump-level = 0\\n");
+    guest.shell(&format!("printf '{lines}' > /etc/hotdump/hotdump.toml"))?.ok()?;
     let made = finished(&mut guest, "hotdump initramfs --output /var/lib/hotdump/initrd-$(uname -r).img")?;
     guest.say(&made);
-    ensure!(made.contains("put together by mkinitramfs"), "{made}");
+    ensure!(made.contains(&format!("put together by {program}")), "{made}");
     finished(&mut guest, "hotdump load && hotdump target check")?;
     guest.fill_at_most(512 * MIB)?;
     let mut crashed = guest.crash(0)?;
     // The agent is not process 1 here, by which the CPU's registers would be told.
     crashed.panicked_on = None;
     crashed.complete()?;
+    // The chipset's watchdog, which the running system's kernel feeds, needs its driver here, too.
+    let console = crashed.console()?;
+    let (_, capture) = console.rsplit_once("Linux version ").context("no kernel on the console")?;
+    ensure!(capture.contains(": initialized. heartbeat="), "the capture has no driver of the watchdog");
     let report = crashed.report()?;
     crashed.tell.say(format!("memory: {}", report["memory_use"]));
+    Ok(())
+}
+
+fn reading_6_1(lab: &Lab, name: &str) -> Result<()> {
+    reading(lab, name, V6_1)
+}
+
+fn reading_6_12(lab: &Lab, name: &str) -> Result<()> {
+    reading(lab, name, V6_12)
+}
+
+/// The steps of docs/guide.md up to its last: the dump is read where it was saved. Of the debug symbols, whose package takes several GB,
+/// the guest has the one file that both programs ask for.
+fn reading(lab: &Lab, name: &str, line: KernelLine) -> Result<()> {
+    let tell = Teller::new(name);
+    let cache = &lab.sources.cache;
+    let kernel = cache.userland(line, Some(DEBUGGERS), &|line| tell.say(line))?;
+    let (deb, symbols) = (lab.deb("hotdump")?, cache.vmlinux(&kernel, &|line| tell.say(line))?);
+    let given = [deb.clone(), symbols];
+    let mut guest = lab.guest(name, line)?.memory(2 * GIB).debian_with(Some(DEBUGGERS), &given)?.boot()?;
+    up(&mut guest)?;
+    install(&mut guest, &[deb])?;
+    guest.shell("printf 'dump-level = 23\\nkeep-dumps = 5\\n' > /etc/hotdump/hotdump.toml")?.ok()?;
+    let place = "mkdir -p /usr/lib/debug/boot && ln -s /root/debs/$(uname -r) /usr/lib/debug/boot/vmlinux-$(uname -r)";
+    guest.shell(place)?.ok()?;
+    let mut guest = guest.reboot()?;
+    up(&mut guest)?;
+    guest.add_memory(256 * MIB)?;
+    settled(&mut guest)?;
+    guest.verify_says_complete()?;
+    guest.fill_at_most(512 * MIB)?;
+    let mut crashed = guest.crash(0)?;
+    // The agent is not process 1 here, by which the CPU's registers would be told.
+    crashed.panicked_on = None;
+    // Free memory is left out, that of programs is not.
+    let (core, findings) = crashed.compare()?;
+    findings.all_right()?;
+    ensure!(findings.hot_pages > 0, "no page of the pattern is in hot-added memory");
+    crashed.has_notes(&core)?;
+    crashed.saved_by_hotdump()?;
+    let mut guest = crashed.boot_again()?;
+    up(&mut guest)?;
+    guest.shell("cat /var/crash/*/triage.txt")?.says("sysrq_handle_crash")?;
+
+    let by_crash =
+        "printf 'log\\nbt\\nquit\\n' | crash /usr/lib/debug/boot/vmlinux-$(uname -r) /var/crash/*/vmcore";
+    let told = finished(&mut guest, by_crash)?;
+    guest.say(&told);
+    let (log, stack) = told.split_once("\nPID: ").with_context(|| format!("crash shows no stack: {told}"))?;
+    ensure!(log.contains(PANIC_LINE), "crash does not find the log: {told}");
+    ensure!(stack.contains("sysrq_handle_crash at "), "crash does not find the stack: {told}");
+
+    let by_drgn = "printf 'print(get_dmesg().decode())\\nprint(prog.crashed_thread().stack_trace())\\n' | \
+        drgn -c /var/crash/*/vmcore -s /usr/lib/debug/boot/vmlinux-$(uname -r)";
+    let told = finished(&mut guest, by_drgn)?;
+    guest.say(&told);
+    ensure!(told.contains(PANIC_LINE), "drgn does not find the log: {told}");
+    ensure!(told.contains(" sysrq_handle_crash ("), "drgn does not find the stack: {told}");
     Ok(())
 }
 

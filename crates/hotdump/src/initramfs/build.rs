@@ -142,7 +142,11 @@ fn build_by_distribution(
         bail!("{option} is for --builder own: the distribution's tools have settings of their own");
     }
     let config = configured(args, destination.config.clone());
-    let drivers = destination.devices.iter().flat_map(|device| machine::drivers(device));
+    // The distribution's tools know of disks; a watchdog that runs would end the capture.
+    let watchdogs = machine::watchdogs(Path::new(ROOT));
+    let devices = watchdogs.iter().chain(&destination.devices);
+    // The bus before what is on it.
+    let drivers = devices.flat_map(|device| machine::drivers(device).into_iter().rev());
     let drivers = drivers.filter_map(|driver| driver.module);
     let modules: Vec<String> = drivers.chain(args.add_modules.iter().cloned()).collect();
     let bytes =
