@@ -272,7 +272,7 @@ fn is_whole(found: &Value) -> Result<()> {
     }
     let (tasks, frames, objects) =
         (number("tasks", "count")?, number("tasks", "frames")?, number("slab", "objects")?);
-    ensure!(tasks >= 100 && frames > 3 * tasks && objects > 10_000, "too little is found: {found}");
+    ensure!(tasks >= 50 && frames > 3 * tasks && objects > 10_000, "too little is found: {found}");
     Ok(())
 }
 
