@@ -21,6 +21,7 @@ scenarios! {
     target_ssh: "the dump goes to an SSH server that does nothing but take files, 6.12",
     target_lvm: "the dump goes to an LVM volume, 6.12",
     target_raid: "the dump goes to a software RAID 1 of two partitions that each look like the whole, 6.12",
+    target_raid_half: "one half of that is lost at the crash: the capture goes on with the other, once half of its wait is over",
     target_xfs: "the dump goes to an xfs filesystem, 6.12",
     target_btrfs: "the dump goes to a subvolume of a btrfs filesystem, 6.12",
     target_nfs_test: "`hotdump test` crashes a machine whose dumps go to an NFS server, asks the server after the reboot, and says where it is gone",
@@ -154,7 +155,7 @@ fn target_lvm(lab: &Lab, name: &str) -> Result<()> {
     let plan = lab.guest(name, V6_12)?.modules(&["dm_mod"]);
     let mut guest = plan.programs(&lab.sources.cache.storage()?, &["/sbin/lvm", "/sbin/mke2fs"])?.boot()?;
     guest.shell(VOLUME)?.ok()?;
-    let crashed = crash_below_mnt(guest)?;
+    let crashed = crash_below_mnt(guest, |_| Ok(()))?;
     crashed.left_at(LVM_HEAD)?;
     crashed.complete()?;
     crashed.saved_by_hotdump()
@@ -171,11 +172,7 @@ const MIRROR: &str = "modprobe raid1 && mdadm --create /dev/md0 --run --level=1 
     /sbin/mke2fs -q -t ext4 -j -L mirror /dev/md0 && mkdir -p /mnt && mount -t ext4 /dev/md0 /mnt";
 
 fn target_raid(lab: &Lab, name: &str) -> Result<()> {
-    let plan = lab.guest(name, V6_12)?.modules(&["raid1"]);
-    let programs = ["/sbin/sfdisk", "/sbin/mdadm", "/sbin/mke2fs"];
-    let mut guest = plan.programs(&lab.sources.cache.storage()?, &programs)?.boot()?;
-    guest.shell(&format!("{HALVES} && {MIRROR}"))?.ok()?;
-    let crashed = crash_below_mnt(guest)?;
+    let crashed = crash_below_mnt(mirrored(lab, name)?, |_| Ok(()))?;
     ensure!(
         crashed.console()?.contains(": /dev/md0, ext4"),
         "the dump went to something else than the mirror"
@@ -187,6 +184,33 @@ fn target_raid(lab: &Lab, name: &str) -> Result<()> {
     let other = Dump::take_at(&crashed.paths.dump_disk(), HALF[1], &crashed.paths.dir.join("other"))?;
     crate::debian::run(Command::new("cmp").arg(crashed.dump()?.vmcore()?).arg(other.vmcore()?))?;
     Ok(fs::remove_dir_all(other.dir)?)
+}
+
+/// Clears what tells the second half to be one, at its end. md writes that anew whenever writing begins and ends.
+const LOSE_HALF: &str = "mount -o remount,ro /mnt && until grep -qx clean /sys/block/md0/md/array_state; do sleep 0.1; done && \
+    disk=/dev/$(basename $(dirname $(grep -lx dump /sys/block/*/serial))) && \
+    dd if=/dev/zero of=${disk}2 bs=4096 seek=1048560 count=16 2> /dev/null && sync && ! mdadm --examine ${disk}2";
+
+fn target_raid_half(lab: &Lab, name: &str) -> Result<()> {
+    let crashed = crash_below_mnt(mirrored(lab, name)?, |guest| guest.shell(LOSE_HALF)?.ok().map(drop))?;
+    let console = crashed.console()?;
+    for said in
+        ["waiting for UUID=", ", but not started", "active with 1 out of 2 mirrors", ": /dev/md0, ext4"]
+    {
+        ensure!(console.contains(said), "the console does not say {said:?}");
+    }
+    crashed.left_at(HALF[0])?;
+    crashed.complete()?;
+    crashed.saved_by_hotdump()
+}
+
+/// A guest that has a mirror of both halves of its dump disk mounted at /mnt.
+fn mirrored(lab: &Lab, name: &str) -> Result<Guest> {
+    let plan = lab.guest(name, V6_12)?.modules(&["raid1"]);
+    let programs = ["/sbin/sfdisk", "/sbin/mdadm", "/sbin/mke2fs"];
+    let mut guest = plan.programs(&lab.sources.cache.storage()?, &programs)?.boot()?;
+    guest.shell(&format!("{HALVES} && {MIRROR}"))?.ok()?;
+    Ok(guest)
 }
 
 fn target_xfs(lab: &Lab, name: &str) -> Result<()> {
@@ -210,7 +234,7 @@ fn filesystem(lab: &Lab, name: &str, modules: &[&'static str], make: &str, mount
     let mut guest = plan.programs(&lab.sources.cache.storage()?, &programs)?.boot()?;
     let made = format!("{HALVES} && modprobe {kind} && mkdir -p /mnt && {make} -q ${{disk}}1 && {mount}");
     guest.shell(&made)?.ok()?;
-    let crashed = crash_below_mnt(guest)?;
+    let crashed = crash_below_mnt(guest, |_| Ok(()))?;
     ensure!(crashed.console()?.contains(&format!(", {kind}")), "the dump went to something else than {kind}");
     let mut guest = crashed.boot_again()?;
     let copy = format!(
@@ -226,8 +250,8 @@ fn filesystem(lab: &Lab, name: &str, modules: &[&'static str], make: &str, mount
 }
 
 /// Has dumps go to a directory below /mnt, by its path, as on a machine whose /var/crash lies there; adds memory to what is loaded, and
-/// crashes.
-fn crash_below_mnt(mut guest: Guest) -> Result<Crashed> {
+/// crashes after `last`.
+fn crash_below_mnt(mut guest: Guest, last: impl FnOnce(&mut Guest) -> Result<()>) -> Result<Crashed> {
     let argv = ["hotdump", "initramfs", "--output", CAPTURE, "--path", "/mnt/crash", "--format", "elf"];
     let made = guest.run(argv.into_iter().chain(ALL_PAGES))?;
     guest.say(made.ok()?);
@@ -235,6 +259,7 @@ fn crash_below_mnt(mut guest: Guest) -> Result<Crashed> {
     guest.load(By::Load, &["--hotplug"])?;
     guest.add_memory(DIMM)?;
     guest.fill_at_most(DIMM + OLD_MEMORY)?;
+    last(&mut guest)?;
     guest.crash(0)
 }
 

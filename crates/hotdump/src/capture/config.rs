@@ -208,10 +208,23 @@ pub(crate) struct LocalLog {
     pub(crate) path: PathBuf,
 }
 
+/// A software RAID.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct RaidArray {
+    /// Its name in sysfs and below `/dev`.
+    pub(crate) name: String,
+    /// As mdadm tells it.
+    pub(crate) uuid: String,
+}
+
 /// How to bring up a device that is made of others.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Assembly {
+    /// Which software RAID, where it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) array: Option<RaidArray>,
     /// The command that does it where all parts are there.
     pub(crate) whole: Vec<String>,
     /// The commands that make do with what is there, once half of the wait for the target is over.
@@ -354,6 +367,7 @@ mod tests {
                 path: "/crash".into(),
             }),
             assemblies: vec![Assembly {
+                array: Some(RaidArray { name: "md0".into(), uuid: "a:b:c:d".into() }),
                 whole: vec!["mdadm".into(), "--assemble".into()],
                 degraded: vec![vec!["mdadm".into(), "--assemble".into(), "--run".into()]],
             }],

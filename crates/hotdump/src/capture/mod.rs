@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 
 pub(crate) use config::{
     Action, Assembly, Config, DEFAULT_FORMAT, DEFAULT_LEVEL, FileFormat, LocalLog, PATH as CONFIG_PATH,
-    Target,
+    RaidArray, Target,
 };
 pub(crate) use console::progress_line;
 pub(crate) use crashed::LastWords;
@@ -37,7 +37,7 @@ pub(crate) use place::Place;
 pub(crate) use save::LOG;
 pub(crate) use sftp::Sftp;
 pub(crate) use system::{drop_cache, mount_target, unmount};
-pub(crate) use target::CHECK_STAGE;
+pub(crate) use target::{CHECK_STAGE, MDADM_CONFIG};
 pub(crate) use triage::TEXT as TRIAGE;
 
 use console::say;

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::config::{Assembly, Config, LocalLog, Target};
+use super::config::{Assembly, Config, LocalLog, RaidArray, Target};
 use super::console::say;
 use super::device::{self, Device};
 use super::network::{self, Network, NetworkError};
@@ -23,6 +23,9 @@ pub(crate) const LOCAL_MOUNT_POINT: &str = "/run/hotdump/local";
 pub(crate) const STAGE: &str = "/run/hotdump/stage";
 /// The same for `hotdump target check`, on the running system.
 pub(crate) const CHECK_STAGE: &str = "/run/hotdump/check-stage";
+
+/// Where mdadm is told which array it is about. Only of one that stands there does it wait for all parts.
+pub(crate) const MDADM_CONFIG: &str = "/run/hotdump/mdadm.conf";
 
 /// How often devices are looked for.
 const LOOK: Duration = Duration::from_millis(200);
@@ -198,7 +201,7 @@ fn wait(root: &Path, target: &Target, assemblies: &[Assembly], seconds: u64) -> 
         }
         if assembled.is_none_or(|last| last.elapsed() >= ASSEMBLE) {
             let is_late = began.elapsed() >= Duration::from_secs(seconds) / 2;
-            assemblies.iter().for_each(|assembly| assemble(assembly, is_late));
+            assemblies.iter().for_each(|assembly| assemble(root, assembly, is_late));
             assembled = Some(Instant::now());
         } else {
             thread::sleep(LOOK);
@@ -214,12 +217,30 @@ fn made_by(assemblies: &[Assembly]) -> Option<&'static str> {
 }
 
 /// Runs the command that brings a device up. One that fails is tried again, as its parts may come yet.
-fn assemble(assembly: &Assembly, is_late: bool) {
+fn assemble(root: &Path, assembly: &Assembly, is_late: bool) {
+    if let Some(RaidArray { name, uuid }) = &assembly.array {
+        match array_state(root, name).as_str() {
+            "" | "clear" => {}
+            // A try before left it with the parts that were there: mdadm takes none of them for another.
+            "inactive" => run(&["mdadm", "--stop", &format!("/dev/{name}")].map(str::to_owned)),
+            _ => return,
+        }
+        let path = root.join(MDADM_CONFIG.trim_start_matches('/'));
+        let written = std::fs::create_dir_all(path.parent().unwrap_or(root))
+            .and_then(|()| std::fs::write(&path, format!("ARRAY /dev/{name} UUID={uuid}\n")));
+        written.unwrap_or_else(|error| say!("cannot write {}: {error}", path.display()));
+    }
     if is_late {
         assembly.degraded.iter().for_each(|command| run(command));
     } else {
         run(&assembly.whole);
     }
+}
+
+/// The state of a software RAID (Documentation/admin-guide/md.rst); empty where there is no array of that name.
+fn array_state(root: &Path, array: &str) -> String {
+    let path = root.join("sys/class/block").join(array).join("md/array_state");
+    std::fs::read_to_string(path).unwrap_or_default().trim().to_owned()
 }
 
 fn run(command: &[String]) {
@@ -267,6 +288,7 @@ mod tests {
         let shell = |line: String| vec!["/bin/sh".to_owned(), "-c".to_owned(), line];
         let tried = path("tried").display().to_string();
         let assembly = Assembly {
+            array: None,
             whole: shell(format!("echo whole >> {tried}; exit 1")),
             degraded: vec![shell(format!(
                 "echo degraded >> {tried}; head -c 4096 /dev/zero > {}",
@@ -277,5 +299,30 @@ mod tests {
         let found = wait(root.path(), &target, &[assembly], 4).unwrap();
         assert_eq!(found.node, path("dev/md0"));
         assert_eq!(std::fs::read_to_string(tried).unwrap(), "whole\ndegraded\n");
+    }
+    #[test]
+    fn an_array_that_has_started_is_left_alone() {
+        let root = tempfile::tempdir().unwrap();
+        let tried = root.path().join("tried");
+        let shell = ["/bin/sh", "-c", &format!("echo x >> {}", tried.display())].map(str::to_owned);
+        let array = Some(RaidArray { name: "md0".into(), uuid: "a:b:c:d".into() });
+        let assembly = Assembly { array, whole: shell.to_vec(), degraded: vec![shell.to_vec()] };
+        let state = |state: &str| {
+            let dir = root.path().join("sys/class/block/md0/md");
+            std::fs::create_dir_all(&dir).unwrap();
+            std::fs::write(dir.join("array_state"), state).unwrap();
+        };
+        let tries = |is_late| {
+            let _ = std::fs::remove_file(&tried);
+            assemble(root.path(), &assembly, is_late);
+            std::fs::read_to_string(&tried).unwrap_or_default().lines().count()
+        };
+        assert_eq!((tries(false), tries(true)), (1, 1), "before there is one");
+        let config = std::fs::read_to_string(root.path().join("run/hotdump/mdadm.conf")).unwrap();
+        assert_eq!(config, "ARRAY /dev/md0 UUID=a:b:c:d\n");
+        for (now, want) in [("clear\n", 1), ("active\n", 0), ("clean\n", 0), ("read-auto\n", 0)] {
+            state(now);
+            assert_eq!((tries(false), tries(true)), (want, want), "{now}");
+        }
     }
 }

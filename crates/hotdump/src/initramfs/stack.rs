@@ -5,8 +5,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::capture::Assembly;
 use crate::capture::device::is_made_of_others;
+use crate::capture::{Assembly, MDADM_CONFIG, RaidArray};
 
 /// What LVM is told: nothing of the running system's is there, neither udev nor locks nor a place for backups.
 const LVM_CONFIG: &str = "backup{backup=0 archive=0} activation{udev_sync=0 udev_rules=0 monitoring=0} \
@@ -131,15 +131,16 @@ impl Stack {
     }
 
     fn raid(&mut self, device: &str, uuid: &str, level: &str) {
-        let command = |more: &[&str]| {
-            let words = ["mdadm", "--assemble", &format!("/dev/{device}"), "--uuid", uuid].map(str::to_owned);
-            words.into_iter().chain(more.iter().map(|word| (*word).to_owned())).collect()
-        };
-        // A part that comes late must not be left behind: only once half of the wait is over an array starts without it.
-        // One that was assembled before and not started is started by itself.
-        let start = ["mdadm".to_owned(), "--run".to_owned(), format!("/dev/{device}")].to_vec();
-        let degraded = vec![command(&["--run"]), start];
-        self.assemblies.push(Assembly { whole: command(&[]), degraded });
+        let node = format!("/dev/{device}");
+        // A part that comes late must not be left behind: only once half of the wait is over an array starts without it. mdadm starts it
+        // at once unless it is told not to, and that it only is of an array in a file.
+        let whole = ["mdadm", "--assemble", "--scan", "--no-degraded", "--config", MDADM_CONFIG, &node];
+        let degraded = ["mdadm", "--assemble", &node, "--uuid", uuid, "--run"];
+        self.assemblies.push(Assembly {
+            array: Some(RaidArray { name: device.to_owned(), uuid: uuid.to_owned() }),
+            whole: whole.map(str::to_owned).to_vec(),
+            degraded: vec![degraded.map(str::to_owned).to_vec()],
+        });
         self.modules.push("md_mod".to_owned());
         self.modules.push(match level {
             "raid4" | "raid5" | "raid6" => "raid456".to_owned(),
@@ -164,7 +165,11 @@ impl Stack {
             ];
             words.map(str::to_owned).to_vec()
         };
-        self.assemblies.push(Assembly { whole: command("complete"), degraded: vec![command("degraded")] });
+        self.assemblies.push(Assembly {
+            array: None,
+            whole: command("complete"),
+            degraded: vec![command("degraded")],
+        });
         self.modules.push("dm_mod".to_owned());
         let loaded = LVM_MODULES.into_iter().filter(|module| root.join("sys/module").join(module).exists());
         self.wanted.extend(loaded);
@@ -265,7 +270,14 @@ mod tests {
                 "{device}"
             );
             let [assembly] = stack.assemblies.as_slice() else { panic!("{stack:?}") };
-            assert_eq!(assembly.whole.join(" "), "mdadm --assemble /dev/md0 --uuid uuid-of-md0");
+            assert!(
+                assembly
+                    .whole
+                    .join(" ")
+                    .ends_with(" --no-degraded --config /run/hotdump/mdadm.conf /dev/md0")
+            );
+            let array = assembly.array.as_ref().map(|array| (array.name.as_str(), array.uuid.as_str()));
+            assert_eq!(array, Some(("md0", "uuid-of-md0")));
             assert_eq!(assembly.degraded[0].join(" "), "mdadm --assemble /dev/md0 --uuid uuid-of-md0 --run");
             assert_eq!(
                 (stack.modules, stack.programs),
