@@ -247,7 +247,7 @@ impl Hardware {
             format!("memory-backend-ram,id=ram,size={bytes}")
         };
         command.args(["-object", &backend]);
-        command.args(["-m", &format!("{}M,slots=4,maxmem={}M", bytes / MIB, (bytes + 16 * GIB) / MIB)]);
+        command.args(["-m", &format!("{}M,slots=8,maxmem={}M", bytes / MIB, (bytes + 16 * GIB) / MIB)]);
         for (number, dimm) in self.dimms.iter().enumerate() {
             command.args(["-object", &format!("memory-backend-ram,id=early{number},size={dimm}")]);
             command.args(["-device", &format!("pc-dimm,memdev=early{number}")]);
