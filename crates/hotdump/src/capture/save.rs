@@ -392,6 +392,14 @@ impl Capture {
         }
     }
 
+    /// What the dump is to be held against, which is read from the disk from now on.
+    fn summed(&mut self, dump: &File, recorder: Recorder) -> Option<Manifest> {
+        // What is summed only now is still in memory as it was written.
+        let manifest = recorder.finish(dump);
+        system::drop_cache(dump);
+        manifest.map_err(|error| self.fault(format_args!("cannot read the dump back: {error}"))).ok()
+    }
+
     /// Finds out what the disk did not keep of a dump that was written whole, says so, and takes pages that it lost out of the dump, whose
     /// descriptors lie in `descriptors` (none in an ELF file). The dump is not whole: gives `false`.
     fn give_up_what_is_lost(
@@ -402,15 +410,7 @@ impl Capture {
         place: &Place,
     ) -> bool {
         say!("phase 3 of 3: reading back what the disk has of it");
-        // What is summed only now is still in memory as it was written.
-        let manifest = match recorder.finish(dump) {
-            Ok(manifest) => manifest,
-            Err(error) => {
-                self.fault(format_args!("cannot read the dump back: {error}"));
-                return false;
-            }
-        };
-        system::drop_cache(dump);
+        let Some(manifest) = self.summed(dump, recorder) else { return false };
         let mut ticker = Ticker::new();
         let verdict = manifest.check(dump, None, |done, total| {
             ticker.show(|| format!("phase 3 of 3: {} of {}", size(done), size(total)));
@@ -440,14 +440,7 @@ impl Capture {
     /// Writes the dump's manifest and reads a part of the dump back; whether that is as it was written.
     fn check(&mut self, dump: &File, recorder: Recorder, place: &Place) -> bool {
         say!("phase 3 of 3: reading a part back");
-        let manifest = match recorder.finish(dump) {
-            Ok(manifest) => manifest,
-            Err(error) => {
-                self.fault(format_args!("cannot read the dump back: {error}"));
-                return false;
-            }
-        };
-        system::drop_cache(dump);
+        let Some(manifest) = self.summed(dump, recorder) else { return false };
         let verdict = manifest.check(dump, Some(READ_BACK), |_, _| ());
         for (offset, len) in verdict.bad.iter().take(1) {
             self.fault(format_args!(
