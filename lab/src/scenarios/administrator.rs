@@ -181,7 +181,7 @@ fn reading(lab: &Lab, name: &str, line: KernelLine) -> Result<()> {
     ensure!(log.contains(PANIC_LINE), "crash does not find the log: {told}");
     ensure!(stack.contains("sysrq_handle_crash at "), "crash does not find the stack: {told}");
 
-    let by_drgn = "printf 'print(get_dmesg().decode())\\nprint(prog.crashed_thread().stack_trace())\\n' | \
+    let by_drgn = "printf 'print(get_dmesg(prog).decode())\\nprint(prog.crashed_thread().stack_trace())\\n' | \
         drgn -c /var/crash/*/vmcore -s /usr/lib/debug/boot/vmlinux-$(uname -r)";
     let told = finished(&mut guest, by_drgn)?;
     guest.say(&told);
