@@ -152,7 +152,7 @@ impl<'a> Judge<'a> {
         told["before"].as_u64().with_context(|| format!("{reader}: {told}"))
     }
 
-    /// Writes a raw dump at a dump level, [`KDUMP`] or [`ELF`].
+    /// Writes a raw dump at a dump level, kdump-compressed ([`KDUMP`]) or as another format.
     ///
     /// # Errors
     /// If not as much is left out as the level says.

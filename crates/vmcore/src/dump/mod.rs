@@ -157,7 +157,7 @@ pub enum DumpError {
         source: io::Error,
         /// What was written, and may be lost in part.
         written: Box<Written>,
-        /// Where the pages' descriptors are in the dump, in bytes: for [`forget`].
+        /// Where the pages' descriptors are in the dump, in bytes: for [`forget()`].
         descriptors: Range<u64>,
     },
 }
