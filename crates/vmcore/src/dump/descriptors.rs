@@ -13,8 +13,8 @@ use super::{Sink, WriteFailure, write_at};
 /// How often pages are brought to the disk, at most: so much of the work is lost with the power.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// The most descriptors that wait, in bytes: those of some 40,000 pages. Who has more waits as well.
-const MOST: usize = 1 << 20;
+/// The most descriptors that wait, in bytes: those of some 11,000 pages. Who has more waits as well.
+const MOST: usize = 256 << 10;
 
 /// Descriptors on their way into the dump.
 pub(super) struct Descriptors<'a> {
