@@ -380,6 +380,14 @@ impl Guest {
         Guest::boot_from(self.machine.clone(), From::Again, self.tell.clone())
     }
 
+    /// The same by a boot loader, see [`Hardware::boot_loader`](crate::machine::Hardware::boot_loader), from then on.
+    pub fn reboot_by(mut self, loader: &[u8]) -> Result<Guest> {
+        let path = self.machine.paths.dir.join("loader");
+        std::fs::write(&path, loader).with_context(|| format!("writing {}", path.display()))?;
+        self.machine.hardware.boot_loader = Some(path);
+        self.reboot()
+    }
+
     /// The same with another reservation.
     pub fn reboot_with_crashkernel(mut self, value: &str) -> Result<Guest> {
         let words = self.machine.cmdline.split(' ');

@@ -87,6 +87,9 @@ pub struct Hardware {
     pub dump_disk: u64,
     /// The dump disk takes nothing for some sectors from [`GOOD_BYTES`] on: a write there is an error.
     pub failing_disk: bool,
+    /// A boot loader that QEMU starts as it starts a kernel, and that finds kernel, initramfs and command line on the dump disk; none: QEMU is
+    /// given those.
+    pub boot_loader: Option<PathBuf>,
     /// The directory that the dump disk begins as; none: it is empty.
     pub disk_root: Option<PathBuf>,
     /// Memory modules that are there at boot besides the memory, by their sizes in bytes. The kernel takes them for
@@ -108,6 +111,7 @@ impl Hardware {
             memory_in_file: false,
             dump_disk: 16 * GIB,
             failing_disk: false,
+            boot_loader: None,
             disk_root: None,
             dimms: Vec::new(),
             network: false,
@@ -289,7 +293,13 @@ impl Hardware {
             let variables = format!("if=pflash,unit=1,format=raw,file={}", text(&paths.uefi_variables())?);
             command.args(["-drive", &code, "-drive", &variables]);
         }
-        command.args(["-kernel", text(kernel)?, "-initrd", text(&paths.initramfs())?, "-append", cmdline]);
+        match &self.boot_loader {
+            Some(loader) => command.args(["-kernel", text(loader)?]),
+            None => {
+                let initramfs = paths.initramfs();
+                command.args(["-kernel", text(kernel)?, "-initrd", text(&initramfs)?, "-append", cmdline])
+            }
+        };
         Ok(command)
     }
 }

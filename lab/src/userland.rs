@@ -44,6 +44,10 @@ pub const DRACUT: More = More { name: "dracut", packages: &["dracut"] };
 /// What dumps are read with.
 pub const DEBUGGERS: More = More { name: "debuggers", packages: &["crash", "python3-drgn"] };
 
+/// What boots by itself: a boot loader, and an initramfs for it.
+pub const GRUB: More =
+    More { name: "grub", packages: &["grub-common", "grub2-common", "grub-pc-bin", "initramfs-tools"] };
+
 /// Where the packages that a guest is to install lie in it, and what else is given to it.
 pub const DEBS: &str = "/root/debs";
 

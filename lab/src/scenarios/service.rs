@@ -12,7 +12,7 @@ use crate::cache::KernelLine::{self, V6_1, V6_12};
 use crate::guest::{Guest, patience};
 use crate::lab::Lab;
 use crate::machine::{GIB, MIB};
-use crate::userland::DEBS;
+use crate::userland::{DEBS, GRUB};
 
 scenarios! {
     with packages;
@@ -20,6 +20,7 @@ scenarios! {
     long:
     service_6_1: "a whole Debian 12: packages installed, reboot, upgrade, memory and a CPU added, panic, reboot: no command typed; the module by DKMS",
     service_6_12: "the same on Debian 13, kept current by the kernel's own handler: without hotdump-dkms",
+    service_grub: "a whole Debian 13 without a reservation: what the package leaves in grub's configuration is in force after a reboot by grub",
     service_reload: "the same on Debian 13 with keep = \"reload\": hotdump watch loads again",
 }
 
@@ -33,6 +34,47 @@ fn service_6_12(lab: &Lab, name: &str) -> Result<()> {
 
 fn service_reload(lab: &Lab, name: &str) -> Result<()> {
     service(lab, name, V6_12, "nobody", &["hotdump"], "keep = \"reload\"")
+}
+
+/// What makes a boot loader of Debian's grub that QEMU starts as it starts a kernel: it looks for the configuration on the machine's disk.
+const GRUB_LOADER: &str = "set -e; cd /root
+printf '%s\n' 'search --no-floppy --label lab-dumps --set=root' 'configfile /boot/grub/grub.cfg' > early.cfg
+grub-mkimage -O i386-pc -p /boot/grub -c early.cfg -o core.img biosdisk ext2 part_msdos part_gpt linux normal search search_label \
+    search_fs_uuid configfile echo test true regexp loadenv gzio serial terminal minicmd sleep all_video gfxterm
+cat /usr/lib/grub/i386-pc/lnxboot.img core.img > loader";
+
+/// As docs/guide.md has it: the package's `crashkernel=` goes into grub's configuration, and is in force from the next boot on.
+fn service_grub(lab: &Lab, name: &str) -> Result<()> {
+    let debs = [lab.deb("hotdump")?];
+    let plan = lab.guest(name, V6_12)?.memory(GIB).no_crashkernel();
+    let mut guest = plan.debian_with(Some(GRUB), &debs)?.boot()?;
+    up(&mut guest)?;
+    // What an installed machine has. The console is the lab's.
+    let settings =
+        "printf '%s\n' GRUB_TIMEOUT=0 'GRUB_CMDLINE_LINUX=\"console=ttyS0 panic=-1\"' >> /etc/default/grub";
+    finished(&mut guest, &format!("{settings}; mkdir -p /boot/grub; update-grub"))?;
+    finished(&mut guest, GRUB_LOADER)?;
+    let loader = guest.read("/root/loader")?;
+    install(&mut guest, &debs)?;
+    guest.shell("grep crashkernel= /boot/grub/grub.cfg")?.says("crashkernel=512M-:256M")?;
+    guest.shell("echo 'dump-level = 0' >> /etc/hotdump/hotdump.toml")?.ok()?;
+    let mut guest = guest.reboot_by(&loader)?;
+    up(&mut guest)?;
+    let cmdline = guest.read_text("/proc/cmdline")?;
+    guest.say(&cmdline);
+    ensure!(cmdline.contains(" crashkernel=512M-:256M") && cmdline.contains("BOOT_IMAGE="), "{cmdline}");
+    kept_by(&mut guest, "kernel")?;
+    guest.add_memory(256 * MIB)?;
+    becomes_current(&mut guest, "kernel")?;
+    guest.fill_at_most(512 * MIB)?;
+    let mut crashed = guest.crash(0)?;
+    // The agent is not process 1 here, by which the CPU's registers would be told.
+    crashed.panicked_on = None;
+    crashed.complete()?;
+    crashed.saved_by_hotdump()?;
+    let mut guest = crashed.boot_again()?;
+    up(&mut guest)?;
+    guest.run(["hotdump", "dumps", "list"])?.says("sysrq triggered crash").map(drop)
 }
 
 /// Installs `packages` on a kernel of `line`, with a line of configuration, upgrades them, and lives through a crash; `keeper` is who
