@@ -38,7 +38,7 @@ fn service_reload(lab: &Lab, name: &str) -> Result<()> {
 
 /// What makes a boot loader of Debian's grub that QEMU starts as it starts a kernel: it looks for the configuration on the machine's disk.
 const GRUB_LOADER: &str = "set -e; cd /root
-printf '%s\n' 'search --no-floppy --label lab-dumps --set=root' 'configfile /boot/grub/grub.cfg' > early.cfg
+printf '%s\n' 'search --no-floppy --label lab-dumps --set=root' 'set prefix=($root)/boot/grub' 'configfile /boot/grub/grub.cfg' > early.cfg
 grub-mkimage -O i386-pc -p /boot/grub -c early.cfg -o core.img biosdisk ext2 part_msdos part_gpt linux normal search search_label \
     search_fs_uuid configfile echo test true regexp loadenv gzio serial terminal minicmd sleep all_video gfxterm
 cat /usr/lib/grub/i386-pc/lnxboot.img core.img > loader";
@@ -50,8 +50,7 @@ fn service_grub(lab: &Lab, name: &str) -> Result<()> {
     let mut guest = plan.debian_with(Some(GRUB), &debs)?.boot()?;
     up(&mut guest)?;
     // What an installed machine has. The console is the lab's.
-    let settings =
-        "printf '%s\n' GRUB_TIMEOUT=0 'GRUB_CMDLINE_LINUX=\"console=ttyS0 panic=-1\"' >> /etc/default/grub";
+    let settings = "printf '%s\n' GRUB_TIMEOUT=0 GRUB_TERMINAL=serial 'GRUB_CMDLINE_LINUX=\"console=ttyS0 panic=-1\"' >> /etc/default/grub";
     finished(&mut guest, &format!("{settings}; mkdir -p /boot/grub; update-grub"))?;
     finished(&mut guest, GRUB_LOADER)?;
     let loader = guest.read("/root/loader")?;
