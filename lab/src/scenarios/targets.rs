@@ -27,6 +27,7 @@ scenarios! {
     target_nfs_test: "`hotdump test` crashes a machine whose dumps go to an NFS server, asks the server after the reboot, and says where it is gone",
     target_ssh_test: "the same with an SSH server",
     target_nfs_gone: "the NFS server is gone when the machine crashes: the log is saved on its own disk",
+    target_ssh_gone: "the same with an SSH server",
 }
 
 /// What is added before the crash.
@@ -52,9 +53,20 @@ fn target_nfs(lab: &Lab, name: &str) -> Result<()> {
 
 fn target_nfs_gone(lab: &Lab, name: &str) -> Result<()> {
     let server = Server::nfs(lab, name)?;
-    let port = server.port;
     let mut guest = boot(nfs_client(lab, name)?)?;
-    prepare_nfs(&mut guest, port, CAPTURE)?;
+    prepare_nfs(&mut guest, server.port, CAPTURE)?;
+    crash_without(guest, server)
+}
+
+fn target_ssh_gone(lab: &Lab, name: &str) -> Result<()> {
+    let server = Server::ssh(lab, name)?;
+    let mut guest = boot(ssh_client(lab, name, &server)?)?;
+    prepare_ssh(&mut guest, server.port, CAPTURE)?;
+    crash_without(guest, server)
+}
+
+/// The server goes before the crash.
+fn crash_without(mut guest: Guest, server: Server) -> Result<()> {
     guest.load(By::Load, &["--hotplug", "--append", "hotdump.target-wait-seconds=10"])?;
     drop(server);
     checked(&mut guest, 2)?;
