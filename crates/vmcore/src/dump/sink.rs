@@ -66,8 +66,8 @@ impl Sink for File {
 
     fn sync(&self) -> io::Result<()> {
         match rustix::fs::fdatasync(self) {
-            // A pipe or a device that keeps nothing.
-            Err(Errno::INVAL | Errno::NOTSUP | Errno::ROFS) => Ok(()),
+            // A pipe or a device that keeps nothing. Not EROFS: by that a filesystem says that it gave up after an error.
+            Err(Errno::INVAL | Errno::NOTSUP) => Ok(()),
             other => other.map_err(io::Error::from),
         }
     }
