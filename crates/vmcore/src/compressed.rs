@@ -350,7 +350,7 @@ impl Descriptors {
             dump.source.read_at(dump.table + rank * DESCRIPTOR as u64, &mut self.bytes)?;
         }
         let bytes = self.bytes.get(at(self.first)..).unwrap_or_default();
-        Ok(Descriptor { offset: get64(bytes, 0), size: get32(bytes, 8), flags: get32(bytes, 12) })
+        Ok(Descriptor::from_bytes(bytes.first_chunk().unwrap_or(&[0; DESCRIPTOR])))
     }
 }
 

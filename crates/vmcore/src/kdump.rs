@@ -60,6 +60,15 @@ pub(crate) struct Descriptor {
 }
 
 impl Descriptor {
+    pub(crate) fn from_bytes(bytes: &[u8; DESCRIPTOR]) -> Self {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, ..] = *bytes;
+        Self {
+            offset: u64::from_le_bytes([a, b, c, d, e, f, g, h]),
+            size: u32::from_le_bytes([i, j, k, l]),
+            flags: u32::from_le_bytes([m, n, o, p]),
+        }
+    }
+
     pub(crate) fn to_bytes(self) -> [u8; DESCRIPTOR] {
         let mut bytes = [0; DESCRIPTOR];
         bytes[..8].copy_from_slice(&self.offset.to_le_bytes());

@@ -5,7 +5,7 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
-use crate::kdump::DESCRIPTOR;
+use crate::kdump::{DESCRIPTOR, Descriptor};
 
 /// How many descriptors are looked at at once.
 const BATCH: u64 = 1 << 12;
@@ -29,12 +29,10 @@ pub fn forget(dump: &File, descriptors: Range<u64>, lost: &[Range<u64>]) -> io::
         buffer.resize(len as usize, 0);
         dump.read_exact_at(&mut buffer, at)?;
         let before = forgotten;
-        for descriptor in buffer.as_chunks_mut::<DESCRIPTOR>().0 {
-            let [a, b, c, d, e, f, g, h, i, j, k, l, ..] = *descriptor;
-            let offset = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
-            let size = u64::from(u32::from_le_bytes([i, j, k, l]));
-            if size > 0 && is_lost(offset, offset.saturating_add(size)) {
-                descriptor.fill(0);
+        for bytes in buffer.as_chunks_mut::<DESCRIPTOR>().0 {
+            let Descriptor { offset, size, .. } = Descriptor::from_bytes(bytes);
+            if size > 0 && is_lost(offset, offset.saturating_add(size.into())) {
+                bytes.fill(0);
                 forgotten += 1;
             }
         }
