@@ -85,7 +85,7 @@ pub struct Crashed {
     pub paths: Paths,
     /// CPUs and memory just before the crash.
     pub before: State,
-    /// The CPU that was told to panic, if that was the way.
+    /// The CPU that was told to panic, if that was the way, and its registers tell that.
     pub panicked_on: Option<u32>,
     /// The memory blocks that were added since boot, as ranges of physical addresses.
     pub hot_added: Vec<Range<u64>>,
@@ -432,7 +432,8 @@ impl Guest {
             arch: self.kernel.line.arch(),
             paths: self.paths.clone(),
             before,
-            panicked_on: cpu,
+            // In a whole Debian the agent is not process 1, by which the CPU's registers are told.
+            panicked_on: cpu.filter(|_| self.machine.hardware.disk_root.is_none()),
             hot_added,
             manifest,
             took,

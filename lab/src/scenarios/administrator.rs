@@ -116,9 +116,7 @@ fn by_distribution(lab: &Lab, name: &str, more: Option<More>, builder: &str, pro
     ensure!(made.contains(&format!("put together by {program}")), "{made}");
     finished(&mut guest, "hotdump load && hotdump target check")?;
     guest.fill_at_most(512 * MIB)?;
-    let mut crashed = guest.crash(0)?;
-    // The agent is not process 1 here, by which the CPU's registers would be told.
-    crashed.panicked_on = None;
+    let crashed = guest.crash(0)?;
     crashed.complete()?;
     // The chipset's watchdog, which the running system's kernel feeds, needs its driver here, too.
     let console = crashed.console()?;
@@ -160,9 +158,7 @@ fn reading(lab: &Lab, name: &str, line: KernelLine) -> Result<()> {
     }
     guest.verify_says_complete()?;
     guest.fill_at_most(512 * MIB)?;
-    let mut crashed = guest.crash(0)?;
-    // The agent is not process 1 here, by which the CPU's registers would be told.
-    crashed.panicked_on = None;
+    let crashed = guest.crash(0)?;
     // Free memory is left out, that of programs is not.
     let (core, findings) = crashed.compare()?;
     findings.all_right()?;

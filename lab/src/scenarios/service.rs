@@ -66,9 +66,7 @@ fn service_grub(lab: &Lab, name: &str) -> Result<()> {
     guest.add_memory(256 * MIB)?;
     becomes_current(&mut guest, "kernel")?;
     guest.fill_at_most(512 * MIB)?;
-    let mut crashed = guest.crash(0)?;
-    // The agent is not process 1 here, by which the CPU's registers would be told.
-    crashed.panicked_on = None;
+    let crashed = guest.crash(0)?;
     crashed.complete()?;
     crashed.saved_by_hotdump()?;
     let mut guest = crashed.boot_again()?;
@@ -111,9 +109,7 @@ fn service(
     kept_by(&mut guest, keeper)?;
     guest.fill_at_most(640 * MIB)?;
     guest.verify_says_complete()?;
-    let mut crashed = guest.crash(new)?;
-    // The agent is not process 1 here, by which the CPU's registers would be told.
-    crashed.panicked_on = None;
+    let crashed = guest.crash(new)?;
     crashed.complete()?;
     crashed.saved_by_hotdump()?;
     let mut guest = crashed.boot_again()?;
