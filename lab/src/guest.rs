@@ -138,13 +138,13 @@ impl Guest {
 
     /// Starts QEMU and opens its channels.
     fn start(machine: Machine, from: From, at_boot: State, tell: Teller) -> Result<Guest> {
-        let start = Instant::now();
         let paths = machine.paths.clone();
         crate::debian::recreate(&paths.sockets)?;
         if from != From::Again {
             machine.hardware.make_disks(&paths)?;
         }
         let mut qemu = KillOnError(Some(machine.start(from)?));
+        let start = Instant::now();
         let agent = loop {
             match UnixStream::connect(paths.agent_socket()) {
                 Ok(stream) => break stream,

@@ -70,6 +70,10 @@ fn failing(frozen: &Frozen) -> Result<()> {
     says(&crashed, "Input/output error")?;
     says(&crashed, "are given up; all others are readable")?;
     let findings = partial(&crashed, "a failing disk")?;
+    let report: Value = serde_json::from_str(&crashed.dump()?.text("report.json")?).context("report.json")?;
+    let lost = &report["memory"]["lost_pages"];
+    ensure!(lost.as_u64().is_some_and(|pages| pages > 0), "report.json counts {lost} pages as lost");
+    says(&crashed, &format!("{lost} pages lay there and are given up"))?;
     ensure!(findings.pages > findings.missing, "no page of programs is in the dump: {findings}");
     Ok(())
 }

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use elfcorehdr::PhysAddr;
 use serde::Serialize;
+use vmcore::dump::Forgotten;
 
 use super::usage::MemoryUse;
 
@@ -66,7 +67,7 @@ pub(crate) struct MemoryReport {
     pub(crate) dump_level_reasons: Vec<String>,
     /// Pages left out by the filter.
     pub(crate) excluded_pages: u64,
-    /// Pages that were written.
+    /// Pages that were written, and that the disk has.
     pub(crate) data_pages: u64,
     /// Pages of zeros, which take no space.
     pub(crate) zero_pages: u64,
@@ -74,12 +75,23 @@ pub(crate) struct MemoryReport {
     pub(crate) bad_pages: u64,
     /// Where those are; at most 1024 runs.
     pub(crate) bad: Vec<BadPages>,
+    /// Pages that were written, and that the disk then lost: they are not in the dump.
+    pub(crate) lost_pages: u64,
     /// Bytes that the core's headers promise and that it does not have.
     pub(crate) missing_bytes: u64,
     /// The SHA-256 of `manifest.json`, which has the checksums of the dump's pieces; none where it could not be made.
     pub(crate) manifest_sha256: Option<String>,
     /// Bytes that were read back from the disk and are as they were written.
     pub(crate) read_back_bytes: u64,
+}
+
+impl MemoryReport {
+    /// Counts pages as lost that the disk did not keep.
+    pub(crate) fn lose(&mut self, lost: Forgotten) {
+        self.data_pages = self.data_pages.saturating_sub(lost.data_pages);
+        self.zero_pages = self.zero_pages.saturating_sub(lost.zero_pages);
+        self.lost_pages += lost.data_pages + lost.zero_pages;
+    }
 }
 
 /// How long things took, in seconds.

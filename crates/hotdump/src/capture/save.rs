@@ -427,7 +427,13 @@ impl Capture {
         ));
         if !descriptors.is_empty() {
             match forget(dump, descriptors, &lost) {
-                Ok(pages) => self.fault(format_args!("{pages} pages lay there and are given up; all others are readable")),
+                Ok(lost) => {
+                    let pages = lost.data_pages + lost.zero_pages;
+                    if let Some(memory) = &mut self.report.memory {
+                        memory.lose(lost);
+                    }
+                    self.fault(format_args!("{pages} pages lay there and are given up; all others are readable"));
+                }
                 Err(error) => self.fault(format_args!(
                     "cannot take the pages that lay there out of the dump: {error}; it may give something else for them"
                 )),

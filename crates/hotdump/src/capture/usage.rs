@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use host::Host;
 use serde::{Deserialize, Serialize};
+use vmcore::dump::available_memory;
 
 /// How often is looked. Memory that is taken for less time than this between two looks is missed; the margin is for that.
 const LOOK: Duration = Duration::from_millis(100);
@@ -40,8 +41,8 @@ pub(crate) struct Meter {
 impl Meter {
     /// Starts to look; none where the kernel does not tell. `initramfs` is where that lies unpacked.
     pub(crate) fn start(initramfs: &Path) -> Option<Self> {
-        let meminfo = fs::read_to_string("/proc/meminfo").ok()?;
-        let (total, available) = (kib(&meminfo, "MemTotal")?, kib(&meminfo, "MemAvailable")?);
+        let total = kib(&fs::read_to_string("/proc/meminfo").ok()?, "MemTotal")?;
+        let available = available_memory()?;
         let given = || Some(Host::live().iomem().ok()?.ram().iter().map(|range| range.len()).sum());
         let at_start = MemoryUse {
             given: given().filter(|_| cfg!(target_arch = "x86_64")),
@@ -76,8 +77,7 @@ impl Meter {
 }
 
 fn look(least: &AtomicU64) {
-    let available = fs::read_to_string("/proc/meminfo").ok().and_then(|text| kib(&text, "MemAvailable"));
-    if let Some(available) = available {
+    if let Some(available) = available_memory() {
         least.fetch_min(available, Ordering::Relaxed);
     }
 }

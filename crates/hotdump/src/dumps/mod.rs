@@ -207,12 +207,16 @@ fn memory_lines(memory: &Value) -> String {
         out += &format!(", dump level {level}");
     }
     out += &format!(
-        "; {} of data, {} of zeros, {} bad\n",
+        "; {} of data, {} of zeros, {} bad",
         counted(number("data_pages") as usize, "page"),
         counted(number("zero_pages") as usize, "page"),
         number("bad_pages")
     );
-    out
+    match number("lost_pages") {
+        0 => {}
+        lost => out += &format!(", {lost} lost by the disk"),
+    }
+    out + "\n"
 }
 
 fn read_report(dir: &Path) -> anyhow::Result<Value> {

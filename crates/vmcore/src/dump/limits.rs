@@ -20,8 +20,9 @@ pub(super) fn threads(asked: Option<NonZeroUsize>, limit: Option<u64>) -> usize 
     wanted.min(fit).clamp(1, MAX_THREADS)
 }
 
-/// MemAvailable of /proc/meminfo, in bytes.
-fn available_memory() -> Option<u64> {
+/// What programs can take of the running kernel's memory, in bytes: MemAvailable of /proc/meminfo, none where it does not tell.
+#[must_use]
+pub fn available_memory() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
