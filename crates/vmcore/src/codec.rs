@@ -68,7 +68,7 @@ impl FromStr for Codec {
 /// Compresses pages one by one. One for each thread.
 pub struct Compressor {
     state: State,
-    scratch: Vec<u8>,
+    room: usize,
 }
 
 impl fmt::Debug for Compressor {
@@ -102,16 +102,23 @@ impl Compressor {
             Codec::Snappy => {
                 (State::Snappy(Box::new(snap::raw::Encoder::new())), snap::raw::max_compress_len(page_size))
             }
-            Codec::None => (State::None, 0),
+            Codec::None => (State::None, page_size),
         };
-        Ok(Self { state, scratch: vec![0; room] })
+        Ok(Self { state, room })
     }
 
-    /// The page compressed; none where that takes no fewer bytes than the page.
-    pub fn compress(&mut self, page: &[u8]) -> Option<&[u8]> {
-        let out = &mut self.scratch;
+    /// The bytes that a page may take while it is compressed.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        self.room
+    }
+
+    /// Compresses a page into the start of `out`, which has [`room`](Self::room) for it, and gives its length there; none where it
+    /// takes no fewer bytes than before. What is in `out` behind that is lost.
+    pub fn compress(&mut self, page: &[u8], out: &mut [u8]) -> Option<usize> {
+        let out = out.get_mut(..self.room)?;
         let len = match &mut self.state {
-            State::Zstd(state) => state.compress_to_buffer(page, out.as_mut_slice()).ok(),
+            State::Zstd(state) => state.compress_to_buffer(page, out).ok(),
             State::Zlib(state) => {
                 state.reset();
                 let ended = state.compress(page, out, FlushCompress::Finish);
@@ -121,7 +128,7 @@ impl Compressor {
             State::Snappy(state) => state.compress(page, out).ok(),
             State::None => None,
         };
-        out.get(..len?).filter(|compressed| compressed.len() < page.len())
+        len.filter(|len| *len < page.len())
     }
 }
 
@@ -190,13 +197,15 @@ mod tests {
             for size in [4096, 65536] {
                 let page: Vec<u8> = (0..size).map(|at| (at / 7 % 256) as u8).collect();
                 let mut compressor = Compressor::new(codec, None, size).unwrap();
+                let mut out = vec![0; compressor.room()];
                 let mut back = vec![0; size];
                 let mut decompressor = Decompressor::new();
                 for _ in 0..2 {
-                    let Some(small) = compressor.compress(&page) else {
+                    let Some(len) = compressor.compress(&page, &mut out) else {
                         assert_eq!(codec, Codec::None);
                         continue;
                     };
+                    let small = &out[..len];
                     decompressor.decompress(codec, small, &mut back).unwrap();
                     assert!(back == page);
                     decompressor.decompress(codec, &small[..small.len() / 2], &mut back).unwrap_err();
@@ -218,7 +227,10 @@ mod tests {
             })
             .collect();
         for (codec, ..) in CODECS {
-            assert!(Compressor::new(codec, None, 4096).unwrap().compress(&noise).is_none(), "{codec}");
+            let mut compressor = Compressor::new(codec, None, 4096).unwrap();
+            let mut out = vec![0; compressor.room()];
+            assert_eq!(compressor.compress(&noise, &mut out), None, "{codec}");
+            assert_eq!(compressor.compress(&[7; 4096], &mut out[1..]), None, "{codec}: no room");
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::codec::{Codec, Compressor};
 use crate::copy::is_zero;
 use crate::kdump::{DESCRIPTOR, Descriptor};
 use crate::source::ReadAt;
-use crate::window::{MAX_WINDOW, Window};
+use crate::window::{MAX_WINDOW, Window, prefetch};
 
 /// A batch is written once it has this many bytes of pages.
 const BATCH: usize = 1 << 20;
@@ -25,8 +25,10 @@ const BATCH_PAGES: usize = 1 << 14;
 struct Batch {
     compressor: Compressor,
     codec: Codec,
-    /// Bytes of pages, one behind the other.
+    /// Bytes of pages, one behind the other, and room for one more while it is compressed.
     data: Vec<u8>,
+    /// How many bytes of `data` are pages.
+    used: usize,
     /// By their numbers in the dump, pages whose bytes are in `data` (an offset into it), or which are zeros.
     described: Vec<(u64, Content)>,
     /// For an ELF file: where bytes of `data` go.
@@ -59,9 +61,10 @@ impl<'s, 'a, S: ReadAt> Worker<'s, 'a, S> {
         let compressor = Compressor::new(codec, options.level, page_size);
         let compressor = compressor.map_err(|source| DumpError::Codec { codec, source })?;
         let batch = Batch {
+            data: vec![0; BATCH + compressor.room().max(page_size)],
+            used: 0,
             compressor,
             codec,
-            data: Vec::with_capacity(BATCH + page_size),
             described: Vec::new(),
             placed: Vec::new(),
             counts: Written::default(),
@@ -180,6 +183,11 @@ impl<'s, 'a, S: ReadAt> Worker<'s, 'a, S> {
         let mut count = 0;
         for (number, page) in bytes.chunks_exact(page_size).enumerate() {
             if wanted.contains(number) {
+                if wanted.contains(number + 1) {
+                    prefetch(
+                        bytes.get((number + 1) * page_size..(number + 2) * page_size).unwrap_or_default(),
+                    );
+                }
                 self.page(chunk.frames.start + number as u64, rank, page, &|| is_bad(number))?;
                 count += 1;
             }
@@ -196,7 +204,6 @@ impl<'s, 'a, S: ReadAt> Worker<'s, 'a, S> {
         is_bad: &dyn Fn() -> bool,
     ) -> Result<(), WriteFailure> {
         let shared = self.shared;
-        let before = self.batch.data.len();
         if is_zero(page) {
             if is_bad() {
                 self.written.count_bad(frame);
@@ -204,24 +211,18 @@ impl<'s, 'a, S: ReadAt> Worker<'s, 'a, S> {
             }
             self.batch.zeros(rank);
         } else {
-            let (bytes, flags) = match self.batch.compressor.compress(page) {
-                Some(bytes) => (bytes, self.batch.codec.flag()),
-                None => (page, 0),
-            };
-            self.batch.data.extend_from_slice(bytes);
+            let (len, flags) = self.batch.compressed(page);
             // Whether a mapped page is bad is known only after all of it was read.
             if is_bad() {
-                self.batch.data.truncate(before);
                 self.written.count_bad(frame);
                 return Ok(());
             }
-            let len = self.batch.data.len() - before;
             match shared.layout {
-                Layout::Kdump(_) => self.batch.describe(rank, before, len, flags),
-                Layout::Elf(layout) => self.batch.place(layout.place(Frame(frame)), before, len),
+                Layout::Kdump(_) => self.batch.describe(rank, len, flags),
+                Layout::Elf(layout) => self.batch.place(layout.place(Frame(frame)), len),
             }
         }
-        if self.batch.data.len() >= BATCH || self.batch.described.len() >= BATCH_PAGES {
+        if self.batch.used >= BATCH || self.batch.described.len() >= BATCH_PAGES {
             self.flush()?;
         }
         Ok(())
@@ -231,18 +232,15 @@ impl<'s, 'a, S: ReadAt> Worker<'s, 'a, S> {
     fn flush(&mut self) -> Result<(), WriteFailure> {
         match self.shared.layout {
             Layout::Kdump(layout) => {
-                let len = self.batch.data.len() as u64;
-                let base = self.shared.next.fetch_add(len, Ordering::Relaxed);
-                write_at(self.shared.sink, base, &self.batch.data)?;
+                let pages = self.batch.pages();
+                let base = self.shared.next.fetch_add(pages.len() as u64, Ordering::Relaxed);
+                write_at(self.shared.sink, base, pages)?;
                 self.shared.descriptors.add(self.batch.descriptors(layout, base))?;
             }
             Layout::Elf(_) => {
                 for (offset, range) in &self.batch.placed {
-                    write_at(
-                        self.shared.sink,
-                        *offset,
-                        self.batch.data.get(range.clone()).unwrap_or_default(),
-                    )?;
+                    let pages = self.batch.pages().get(range.clone()).unwrap_or_default();
+                    write_at(self.shared.sink, *offset, pages)?;
                 }
             }
         }
@@ -298,18 +296,37 @@ impl Wanted {
 }
 
 impl Batch {
+    /// What is to be written.
+    fn pages(&self) -> &[u8] {
+        &self.data[..self.used]
+    }
+
+    /// Puts a page behind the others, compressed if that makes it smaller. Gives its length there, and its descriptor's flags. It counts
+    /// once it is described or placed.
+    fn compressed(&mut self, page: &[u8]) -> (usize, u32) {
+        let room = &mut self.data[self.used..];
+        match self.compressor.compress(page, room) {
+            Some(len) => (len, self.codec.flag()),
+            None => {
+                room[..page.len()].copy_from_slice(page);
+                (page.len(), 0)
+            }
+        }
+    }
+
     fn zeros(&mut self, rank: u64) {
         self.described.push((rank, Content::Zeros));
         self.counts.zero_pages += 1;
     }
 
-    fn describe(&mut self, rank: u64, at: usize, len: usize, flags: u32) {
-        let descriptor = Descriptor { offset: at as u64, size: len as u32, flags };
+    fn describe(&mut self, rank: u64, len: usize, flags: u32) {
+        let descriptor = Descriptor { offset: self.used as u64, size: len as u32, flags };
         self.described.push((rank, Content::Data(descriptor)));
         self.count(len);
     }
 
-    fn place(&mut self, offset: u64, at: usize, len: usize) {
+    fn place(&mut self, offset: u64, len: usize) {
+        let at = self.used;
         match self.placed.last_mut() {
             Some((start, range)) if range.end == at && *start + range.len() as u64 == offset => {
                 range.end = at + len;
@@ -320,12 +337,13 @@ impl Batch {
     }
 
     fn count(&mut self, len: usize) {
+        self.used += len;
         self.counts.data_pages += 1;
         self.counts.data_bytes += len as u64;
     }
 
     fn clear(&mut self) {
-        self.data.clear();
+        self.used = 0;
         self.described.clear();
         self.placed.clear();
         self.counts = Written::default();
