@@ -10,8 +10,8 @@ use rustix::time::{ClockId, clock_gettime};
 use vmcore::dump::{DumpOptions, Format, write_dump};
 use vmcore::{Codec, Compressor, Core, ReadAt, Selection};
 
-/// Pages are read in pieces of this many bytes.
-const PIECE: usize = 1 << 20;
+/// Pages are compressed in pieces of this many bytes: the windows that a dump is written from.
+const PIECE: usize = 4 << 20;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

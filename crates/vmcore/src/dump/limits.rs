@@ -7,7 +7,7 @@ use crate::window::MAX_WINDOW;
 
 /// The most threads. Each has a window of its own; some windows are left for others.
 const MAX_THREADS: usize = crate::window::MAX_WINDOWS - 8;
-/// What a thread takes at most: a buffer for a window where the source cannot be mapped, a batch of 1 MiB of compressed
+/// What a thread takes at most: a buffer for a window where the source cannot be mapped, a batch of compressed
 /// pages with their descriptors, the codec's state, its stack.
 const THREAD: u64 = MAX_WINDOW as u64 + (2 << 20);
 

@@ -16,8 +16,8 @@ use crate::kdump::{DESCRIPTOR, Descriptor};
 use crate::source::ReadAt;
 use crate::window::{MAX_WINDOW, Window, prefetch};
 
-/// A batch is written once it has this many bytes of pages.
-const BATCH: usize = 1 << 20;
+/// A batch is written once it has this many bytes of pages: few enough to stay in a processor's cache until then.
+const BATCH: usize = 1 << 18;
 /// Or describes this many pages: those of zeros add no bytes.
 const BATCH_PAGES: usize = 1 << 14;
 
