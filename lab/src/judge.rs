@@ -149,6 +149,10 @@ impl<'a> Judge<'a> {
             .with_context(|| format!("{reader} does not read it"))?;
         let told: Value = serde_json::from_str(&told).with_context(|| told.clone())?;
         ensure!(told["wrong"] == 0, "{reader}: {told}");
+        if told["untranslated"] != 0 {
+            let len = fs::metadata(cut)?.len();
+            self.tell.say(format!("cut at {len}: page tables are not all there; {reader} says so at its first read"));
+        }
         told["before"].as_u64().with_context(|| format!("{reader}: {told}"))
     }
 

@@ -1,4 +1,4 @@
-//! Reads kdump-compressed dumps (version 6, pages by zlib, zstd or plain), for the [checker](crate::check) and with no code of hotdump's.
+//! Reads kdump-compressed dumps (version 6, pages by zlib, zstd, LZO or plain), for the [checker](crate::check) and with no code of hotdump's.
 //!
 //! Layout, little-endian, read off makedumpfile's `diskdump_mod.h`: a header block, a sub-header, two bitmaps of page frames of which the
 //! second says what is in the dump, a descriptor for each of those, and the pages' data anywhere.
@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use flate2::read::ZlibDecoder;
 use lab_agent::pattern::PAGE;
 use ruzstd::decoding::FrameDecoder;
@@ -19,8 +19,9 @@ pub const SIGNATURE: &[u8] = b"KDUMP   ";
 
 /// A descriptor: offset, size, flags, and a word that nobody uses.
 const DESCRIPTOR: usize = 24;
-/// Its flags for zlib and zstd; none is a page as it is.
+/// Its flags for zlib, LZO and zstd; none is a page as it is.
 const ZLIB: u64 = 1;
+const LZO: u64 = 2;
 const ZSTD: u64 = 0x20;
 
 /// What a dump holds.
@@ -104,7 +105,13 @@ fn unpack_page(packed: Vec<u8>, flags: u64, most: usize, zstd: &mut FrameDecoder
             page.truncate(length);
             Ok(page)
         }
-        _ => bail!("it is packed in way {flags:#x}: the lab reads zlib and zstd"),
+        LZO => {
+            let mut page = vec![0; most];
+            let length = lzokay::decompress::decompress(&packed, &mut page);
+            page.truncate(length.map_err(|error| anyhow!("damaged LZO: {error:?}"))?);
+            Ok(page)
+        }
+        _ => bail!("it is packed in way {flags:#x}: the lab reads zlib, zstd and LZO"),
     }
 }
 

@@ -24,6 +24,7 @@ scenarios! {
     stale_6_1: "6.1 has no crash hotplug: the added memory is missing, and verify had named it",
     ; long:
     filtered_zlib: "the same as filtered, by zlib",
+    filtered_lzo: "the same as filtered, by LZO, whose encoder is hotdump's own",
 }
 
 /// What is added at a time.
@@ -70,6 +71,10 @@ fn filtered(lab: &Lab, name: &str) -> Result<()> {
 
 fn filtered_zlib(lab: &Lab, name: &str) -> Result<()> {
     without_free_pages(lab.guest(name, V6_12)?, "zlib")
+}
+
+fn filtered_lzo(lab: &Lab, name: &str) -> Result<()> {
+    without_free_pages(lab.guest(name, V6_12)?, "lzo")
 }
 
 /// Free pages are left out, others kept.

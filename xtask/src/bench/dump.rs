@@ -2,13 +2,15 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
 use crate::setup;
 
-/// Runs of each program; the table has medians.
+/// Each program runs this many times, and on until a codec has taken this long; the table has medians.
 const RUNS: usize = 5;
+const LONG: Duration = Duration::from_secs(75);
 /// Where dumps are written: in memory, so that no disk is measured.
 const DIRECTORY: &str = "/dev/shm";
 /// makedumpfile's option, our name.
@@ -65,7 +67,8 @@ pub(crate) fn dump(core: &Path) -> Result<()> {
         let two = [ours, core, &dump, codec, "2"];
         let mut took = [const { Vec::new() }; 3];
         let mut alone = Vec::new();
-        for _ in 0..RUNS {
+        let start = Instant::now();
+        while alone.len() < RUNS || start.elapsed() < LONG {
             for (argv, took) in [theirs.as_slice(), &one, &two].into_iter().zip(&mut took) {
                 if with_theirs || argv != theirs {
                     took.push(run(argv, &dump)?);
