@@ -151,7 +151,9 @@ impl<'a> Judge<'a> {
         ensure!(told["wrong"] == 0, "{reader}: {told}");
         if told["untranslated"] != 0 {
             let len = fs::metadata(cut)?.len();
-            self.tell.say(format!("cut at {len}: page tables are not all there; {reader} says so at its first read"));
+            self.tell.say(format!(
+                "cut at {len}: page tables are not all there; {reader} says so at its first read"
+            ));
         }
         told["before"].as_u64().with_context(|| format!("{reader}: {told}"))
     }
