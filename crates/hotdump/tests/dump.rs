@@ -110,7 +110,7 @@ fn a_disk_that_fills_up_leaves_what_can_be_read() {
     let binary = env!("CARGO_BIN_EXE_hotdump");
     // Blocks of 1 KiB. A signal would end the program before the write fails.
     let script = format!(
-        "trap '' XFSZ; ulimit -f 1600; exec {binary} dump convert core k --compression none --threads 1"
+        "trap '' XFSZ; ulimit -f 1000; exec {binary} dump convert core k --compression none --threads 1"
     );
     let output = Command::new("/bin/bash").args(["-c", &script]).current_dir(dir.path()).output().unwrap();
     let words = String::from_utf8_lossy(&output.stderr).into_owned();
